@@ -1,0 +1,273 @@
+"""The tables of the daemon: slots, cycles, decisions, versions, measurements, commands, goldens, audit.
+
+Owns: columns, keys and the indexes that hold laws (one open decision a slot). Refuses to know queries. Called by the
+modules of this package, each of which writes only its own nouns. Times are unix seconds.
+"""
+
+from typing import Any
+
+from sqlalchemy import Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from feedback.db import Base, BigInt
+
+
+class Slot(Base):
+    """(deployment, tenant or "" for the base): what has a champion and a lifecycle of its own."""
+
+    __tablename__ = "slots"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str]
+    tenant: Mapped[str] = mapped_column(default="")
+    phase: Mapped[str]
+    phase_since: Mapped[float]
+    champion: Mapped[str] = mapped_column(default="")
+    predecessor: Mapped[str] = mapped_column(default="")
+    anchor: Mapped[str] = mapped_column(default="")
+    promoted: Mapped[float] = mapped_column(default=0.0)
+    ramp_step: Mapped[int] = mapped_column(default=0)
+    cycle: Mapped[int] = mapped_column(default=0)
+    window_end: Mapped[int] = mapped_column(BigInt, default=0)
+    paused_by: Mapped[str] = mapped_column(default="")
+    cause: Mapped[str] = mapped_column(default="")
+    reason: Mapped[str] = mapped_column(default="")
+    reason_at: Mapped[float] = mapped_column(default=0.0)
+    attempt: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    __table_args__ = (UniqueConstraint("deployment", "tenant"),)
+
+
+class Cycle(Base):
+    """One attempt of a slot, from trigger to settled or rejected. `outcome` is "" while it runs."""
+
+    __tablename__ = "cycles"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[int]
+    trigger: Mapped[str]
+    reason: Mapped[str]
+    method: Mapped[str]
+    step: Mapped[str]
+    window_first: Mapped[int] = mapped_column(BigInt)
+    window_last: Mapped[int] = mapped_column(BigInt)
+    seed: Mapped[int]
+    policy_hash: Mapped[str]
+    dataset: Mapped[str] = mapped_column(default="")
+    candidate: Mapped[str] = mapped_column(default="")
+    teacher: Mapped[str] = mapped_column(default="")
+    champion: Mapped[str] = mapped_column(default="")
+    job: Mapped[str] = mapped_column(default="")
+    losses: Mapped[int] = mapped_column(default=0)
+    spent_seconds: Mapped[float] = mapped_column(default=0.0)
+    started: Mapped[float]
+    asked: Mapped[float] = mapped_column(default=0.0)
+    ended: Mapped[float | None]
+    outcome: Mapped[str] = mapped_column(default="")
+    outcome_reason: Mapped[str] = mapped_column(default="")
+    __table_args__ = (Index("cycles_slot", "slot", "id"),)
+
+
+class Decision(Base):
+    """What was decided on which snapshot under which policy, and what the act answered (`outcome` None: still open)."""
+
+    __tablename__ = "decisions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[int]
+    cycle: Mapped[int] = mapped_column(default=0)
+    action: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    reason: Mapped[str]
+    snapshot: Mapped[dict[str, Any]]
+    policy_hash: Mapped[str]
+    at: Mapped[float]
+    outcome: Mapped[str | None]
+    answer: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    ended: Mapped[float | None]
+    __table_args__ = (
+        Index(
+            "one_open_decision_a_slot",
+            "slot",
+            unique=True,
+            sqlite_where=text("outcome IS NULL"),
+            postgresql_where=text("outcome IS NULL"),
+        ),
+        Index("decisions_slot", "slot", "id"),
+    )
+
+
+class PolicyRow(Base):
+    """A policy that was in force: its text by its hash, so that every decision can be judged again."""
+
+    __tablename__ = "policies"
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    deployment: Mapped[str]
+    text: Mapped[str]
+    loaded: Mapped[float]
+
+
+class VersionRow(Base):
+    """A version in the registry. `state`: adopted, candidate, rejected, champion, retired, teacher."""
+
+    __tablename__ = "versions"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    deployment: Mapped[str]
+    kind: Mapped[str]
+    base: Mapped[str]
+    parent: Mapped[str] = mapped_column(default="")
+    method: Mapped[str] = mapped_column(default="")
+    depth: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str]
+    dataset: Mapped[str] = mapped_column(default="")
+    cycle: Mapped[int] = mapped_column(default=0)
+    manifest: Mapped[dict[str, Any]]
+    evidence: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[float]
+
+
+class MeasurementRow(Base):
+    """One measurement of a version in an environment; `evaluation` is the job that made it."""
+
+    __tablename__ = "measurements"
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=True)
+    evaluation: Mapped[str]
+    probe: Mapped[str]
+    set: Mapped[str]
+    item: Mapped[str]
+    slice: Mapped[str]
+    version: Mapped[str]
+    value: Mapped[float]
+    seed: Mapped[int] = mapped_column(BigInt)
+    environment: Mapped[str]
+    said: Mapped[str] = mapped_column(default="")
+    __table_args__ = (
+        UniqueConstraint("evaluation", "version", "probe", "set", "item"),
+        Index("measurements_version", "version", "probe"),
+    )
+
+
+class VerdictRow(Base):
+    """A stored verdict of one gate on one candidate in one evaluation, under one policy."""
+
+    __tablename__ = "verdicts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cycle: Mapped[int]
+    evaluation: Mapped[str]
+    version: Mapped[str]
+    champion: Mapped[str]
+    anchor: Mapped[str]
+    gate: Mapped[str]
+    gate_version: Mapped[int]
+    result: Mapped[str]
+    reason: Mapped[str]
+    claims: Mapped[list[Any]]
+    policy_hash: Mapped[str]
+    at: Mapped[float]
+    __table_args__ = (UniqueConstraint("evaluation", "version", "gate", "policy_hash"),)
+
+
+class DriftRow(Base):
+    """A drift report as it was made."""
+
+    __tablename__ = "drift_reports"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[int]
+    detector: Mapped[str]
+    drifted: Mapped[bool]
+    report: Mapped[dict[str, Any]]
+    at: Mapped[float]
+    __table_args__ = (Index("drift_slot", "slot", "detector", "id"),)
+
+
+class Baseline(Base):
+    """Frozen references of a slot: `inputs` and `outcomes`, each a window of sequence numbers and its aggregates."""
+
+    __tablename__ = "baselines"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[int]
+    kind: Mapped[str]
+    version: Mapped[str]
+    first: Mapped[int] = mapped_column(BigInt)
+    last: Mapped[int] = mapped_column(BigInt)
+    aggregates: Mapped[dict[str, Any]]
+    at: Mapped[float]
+    __table_args__ = (Index("baselines_slot", "slot", "kind", "id"),)
+
+
+class CommandRow(Base):
+    """A person's wish as it came in: who, what, why. `outcome` is "" until the loop answered it."""
+
+    __tablename__ = "commands"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str]
+    tenant: Mapped[str] = mapped_column(default="")
+    verb: Mapped[str]
+    version: Mapped[str] = mapped_column(default="")
+    actor: Mapped[str]
+    role: Mapped[str]
+    reason: Mapped[str]
+    at: Mapped[float]
+    outcome: Mapped[str] = mapped_column(default="")
+    answer: Mapped[str] = mapped_column(default="")
+    ended: Mapped[float | None]
+    __table_args__ = (Index("commands_open", "outcome"),)
+
+
+class GoldenSet(Base):
+    """A versioned, hashed set of items. `role`: goldens, safety, anchor. Only an accepted one is used."""
+
+    __tablename__ = "golden_sets"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str]
+    name: Mapped[str]
+    role: Mapped[str]
+    version: Mapped[str]
+    hash: Mapped[str]
+    accepted_by: Mapped[str] = mapped_column(default="")
+    current: Mapped[bool]
+    at: Mapped[float]
+    __table_args__ = (UniqueConstraint("deployment", "name", "hash"),)
+
+
+class GoldenItem(Base):
+    """One item: `body` holds messages, check and reference as imported."""
+
+    __tablename__ = "golden_items"
+    set: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[str] = mapped_column(primary_key=True)
+    slice: Mapped[str] = mapped_column(default="")
+    body: Mapped[dict[str, Any]]
+
+
+class AuditRow(Base):
+    """One entry of the log: canonical JSON, its leaf hash, and the tree's root after it. Never updated or deleted."""
+
+    __tablename__ = "audit"
+    index: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=False)
+    entry: Mapped[bytes] = mapped_column(LargeBinary)
+    leaf: Mapped[str]
+    root: Mapped[str]
+
+
+class Due(Base):
+    """What the clock owes: unique on (name, due), so that a restart neither drops nor doubles a job."""
+
+    __tablename__ = "due"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    due: Mapped[float] = mapped_column(primary_key=True)
+    done: Mapped[float | None]
+
+
+class Lease(Base):
+    """The one leader, by database time; `token` fences effects of an older one."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    token: Mapped[int] = mapped_column(BigInt)
+    until: Mapped[float]
+
+
+class Setting(Base):
+    """Small single values of the service: since when it runs, the schema's cluster id, key versions."""
+
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
