@@ -23,6 +23,7 @@ class Slot(Base):
     phase_since: Mapped[float]
     champion: Mapped[str] = mapped_column(default="")
     predecessor: Mapped[str] = mapped_column(default="")
+    rollback_to: Mapped[str] = mapped_column(default="")
     anchor: Mapped[str] = mapped_column(default="")
     promoted: Mapped[float] = mapped_column(default=0.0)
     ramp_step: Mapped[int] = mapped_column(default=0)
@@ -55,6 +56,7 @@ class Cycle(Base):
     teacher: Mapped[str] = mapped_column(default="")
     champion: Mapped[str] = mapped_column(default="")
     job: Mapped[str] = mapped_column(default="")
+    evaluation: Mapped[str] = mapped_column(default="")
     losses: Mapped[int] = mapped_column(default=0)
     spent_seconds: Mapped[float] = mapped_column(default=0.0)
     started: Mapped[float]

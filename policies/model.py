@@ -291,7 +291,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One slot at one moment: all that `decide` may know, rebuilt from the database every tick."""
+    """One slot at one moment: all that `decide` may know, rebuilt from the database every tick.
+
+    `rollback_to` names where an unfinished rollback is heading ("" while there is none).
+    """
 
     now: float
     deployment: str
@@ -301,6 +304,7 @@ class Snapshot:
     head: int
     champion: VersionView | None = None
     predecessor: str = ""
+    rollback_to: str = ""
     anchor: str = ""
     paused_by: str = ""
     consent_set: bool = False
