@@ -1,0 +1,176 @@
+"""A policy's TOML -> `policies.policy.Policy`, strictly, with its hash.
+
+Owns: the names and ranges a policy file may use, and the canonical text that is hashed and kept. Refuses to know what a
+number is for (`policies`). Called by `daemon.config`, by a reload, and by the replay of old decisions.
+
+The canonical text is RFC 8785 JSON of the whole policy *with its defaults*, so that a decision is judged again under
+the numbers of its day even after a default has changed. `parse_policy` reads both forms: no TOML begins with a brace.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+from croniter import croniter
+
+from daemon.options import Place, build, names, plugin, refuse_unknown
+from policies.errors import Misconfigured
+from policies.policy import Policy
+
+SHARES = ("replay", "anchor", "margin")
+DEVICES = ("gpu", "cpu", "any")
+
+
+def load_policy(path: Path | str) -> Policy:
+    """Read one policy file; its name is the file's stem unless it gives one.
+
+    Raises: Misconfigured naming file, key and what would be right.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Misconfigured(f"{path} is not there", hint="learnd init DIR writes a policy to begin with") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} can't be read: {error}", hint="check its owner, mode and encoding") from error
+    return parse_policy(text, str(path), base=path.absolute().parent)
+
+
+def parse_policy(text: str, source: str, *, base: Path | None = None) -> Policy:
+    """The policy in `text` (TOML, or the canonical JSON that `canonical` writes); `source` is named in messages.
+
+    Relative paths start at `base`, where there is one.
+    Raises: Misconfigured naming `source`, key and what would be right.
+    """
+    document = _document(text, source)
+    place = Place(source, base=base)
+    refuse_unknown(document, {item.name for item in dataclasses.fields(Policy)} - {"hash"}, place)
+    plain = {key: value for key, value in document.items() if key != "gates"}
+    policy = build(Policy, {"name": Path(source).stem, **plain}, place)
+    policy = dataclasses.replace(policy, gates=_gates(document.get("gates", {}), place.inside("gates")))
+    policy = _plugged(policy, place)
+    _check(policy, place)
+    return dataclasses.replace(policy, hash=hashlib.sha256(canonical(policy).encode()).hexdigest())
+
+
+def canonical(policy: Policy) -> str:
+    """RFC 8785 JSON of the whole policy, defaults included and `hash` left out; SHA-256 of it is the policy's hash."""
+    document = _plain(policy)
+    document.pop("hash")
+    return rfc8785.dumps(document).decode()
+
+
+def _document(text: str, source: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise Misconfigured(f"{source} can't be parsed: {error}", hint="correct the line it names") from error
+    if not isinstance(document, dict):
+        raise Misconfigured(f"{source} is no table", hint="learnd init DIR writes a policy to begin with")
+    return document
+
+
+def _gates(tables: object, place: Place) -> dict[str, Any]:
+    """Options by gate name. A gate that is left out stays out here; `judge_all` refuses what it misses."""
+    if not isinstance(tables, Mapping):
+        raise Misconfigured(f"{place.source}: gates must be tables", hint="write each as [gates.NAME]")
+    refuse_unknown(tables, names("policies.gates"), place)
+    built: dict[str, Any] = {}
+    for name, table in tables.items():
+        module = plugin("policies.gates", name, place, name)
+        built[name] = build(module.Options, table, place.inside(name))
+    return built
+
+
+def _check(policy: Policy, place: Place) -> None:
+    """Ranges and names that a type doesn't say.
+
+    Raises: Misconfigured.
+    """
+    for item in dataclasses.fields(policy):
+        section = getattr(policy, item.name)
+        if dataclasses.is_dataclass(section):
+            _check_numbers(section, place.inside(item.name))
+    _check_cron(policy.triggers.schedule, place.inside("triggers"), "schedule")
+    _check_cron(policy.drift.evidence_schedule, place.inside("drift"), "evidence_schedule")
+    steps = policy.rollout.steps
+    if not steps or steps[-1] != 1.0 or list(steps) != sorted(set(steps)) or steps[0] <= 0:
+        raise Misconfigured(
+            f"{place.key('rollout.steps')} = {list(steps)}",
+            hint="shares of traffic that rise and end with 1, as [0.1, 1]",
+        )
+    if policy.method.device not in DEVICES:
+        raise Misconfigured(
+            f"{place.key('method.device')} = {policy.method.device!r}", hint=f"one of {', '.join(DEVICES)}"
+        )
+    if policy.rollout.attempts < 1 or policy.triggers.tries < 1:
+        raise Misconfigured(f"{place.source}: rollout.attempts and triggers.tries begin at 1", hint="write 1 or more")
+
+
+def _check_numbers(section: Any, place: Place) -> None:
+    for item in dataclasses.fields(section):
+        value = getattr(section, item.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if value < 0:
+            raise Misconfigured(f"{place.key(item.name)} = {value} is negative", hint="write 0 or more")
+        if item.name in SHARES and value > 1:
+            raise Misconfigured(f"{place.key(item.name)} = {value}", hint="points of 1: 0.05 is five percent")
+        if item.name == "error_rate" and not 0 < value <= 0.5:
+            raise Misconfigured(f"{place.key(item.name)} = {value}", hint="between 0 and 0.5: 0.05 is five percent")
+
+
+def _check_cron(line: str, place: Place, name: str) -> None:
+    if line and not croniter.is_valid(line):
+        raise Misconfigured(
+            f"{place.key(name)} = {line!r} is no cron line",
+            hint='five fields in UTC, as "0 2 * * *" for 02:00 every day',
+        )
+
+
+def _plugged(policy: Policy, place: Place) -> Policy:
+    """The policy with its plug-ins' tables as their `Options` read them: checked, defaults filled, paths absolute.
+
+    Raises: Misconfigured where a detector or method isn't there or wouldn't take its table.
+    """
+    drift, method = policy.drift, policy.method
+    for key, name in (("cheap", drift.cheap), ("evidence", drift.evidence)):
+        if name:
+            plugin("feedback.drift", name, place.inside("drift"), key)
+    for name in method.allowed:
+        if name not in names("daemon.training"):
+            plugin("daemon.training", name, place.inside("method"), "allowed")
+    teacher = method.teacher
+    if place.base is not None and teacher not in ("", "self"):
+        teacher = str(place.base / Path(teacher).expanduser())
+    drift = dataclasses.replace(drift, options=_tables("feedback.drift", drift.options, place.inside("drift.options")))
+    options = _tables("daemon.training", method.options, place.inside("method.options"))
+    return dataclasses.replace(
+        policy, drift=drift, method=dataclasses.replace(method, options=options, teacher=teacher)
+    )
+
+
+def _tables(package: str, tables: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    return {
+        name: _plain(build(plugin(package, name, place, name).Options, table, place.inside(name)))
+        for name, table in tables.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and enums as JSON has them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
