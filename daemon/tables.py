@@ -106,7 +106,10 @@ class PolicyRow(Base):
 
 
 class VersionRow(Base):
-    """A version in the registry. `state`: adopted, candidate, rejected, champion, retired, teacher."""
+    """A version in the registry. `state`: adopted, candidate, rejected, champion, retired, teacher.
+
+    `deleted`: when retention gave its files up (None: they are there); the row, its manifest and evidence stay.
+    """
 
     __tablename__ = "versions"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -122,6 +125,7 @@ class VersionRow(Base):
     manifest: Mapped[dict[str, Any]]
     evidence: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[float]
+    deleted: Mapped[float | None]
 
 
 class MeasurementRow(Base):
@@ -239,13 +243,17 @@ class GoldenItem(Base):
 
 
 class AuditRow(Base):
-    """One entry of the log: canonical JSON, its leaf hash, and the tree's root after it. Never updated or deleted."""
+    """One entry of the log: canonical JSON, its leaf hash, and the tree's root after it. Never updated or deleted.
+
+    `frontier`: hashes of the complete subtrees after it, largest first; appending needs no other row.
+    """
 
     __tablename__ = "audit"
     index: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=False)
     entry: Mapped[bytes] = mapped_column(LargeBinary)
     leaf: Mapped[str]
     root: Mapped[str]
+    frontier: Mapped[list[Any]]
 
 
 class Due(Base):

@@ -112,7 +112,10 @@ class Held(Base):
 
 
 class Tombstone(Base):
-    """An erasure that was carried out: which records, and which versions had learned from them. No content."""
+    """An erasure that was carried out: which records, and which versions had learned from them. No content.
+
+    `settled`: training files are cleaned, `versions` is complete, and the audit log has it.
+    """
 
     __tablename__ = "tombstones"
     id: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=True)
@@ -121,6 +124,7 @@ class Tombstone(Base):
     seqs: Mapped[list[Any]]
     versions: Mapped[list[Any]]
     at: Mapped[float]
+    settled: Mapped[bool] = mapped_column(default=False)
 
 
 class Gap(Base):
