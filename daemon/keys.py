@@ -1,0 +1,92 @@
+"""The service's secrets: the key that hides users and the key that folds prompts, one file each.
+
+Owns: where they lie (systemd's credentials, else the keys folder), that they are made once, and that nobody else reads
+them. Refuses to know what is keyed with them (`feedback.records`). Called by `daemon.service`, `learnctl feedback
+import` and `doctor`.
+"""
+
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from policies.errors import Misconfigured
+
+BYTES = 32
+FOLD = "fold.key"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """`user` hides users (a new `user-N.key` is its next version), `fold` splits prompts and is never changed."""
+
+    user: bytes
+    user_version: int
+    fold: bytes
+
+
+def load_keys(folder: Path, credentials: Path | None = None) -> Keys:
+    """The keys, made at the first run (mode 0600) where no file and no systemd credential is there.
+
+    `credentials`: systemd's folder; by default what $CREDENTIALS_DIRECTORY names.
+    Raises: Misconfigured where a key is empty, or readable by others.
+    """
+    if credentials is None and os.environ.get("CREDENTIALS_DIRECTORY"):
+        credentials = Path(os.environ["CREDENTIALS_DIRECTORY"])
+    version = max([1, *_versions(folder), *(_versions(credentials) if credentials else ())])
+    return Keys(
+        user=_key(folder, credentials, f"user-{version}.key"),
+        user_version=version,
+        fold=_key(folder, credentials, FOLD),
+    )
+
+
+def check_mode(path: Path) -> None:
+    """Refuse a key that its group or others can read.
+
+    Raises: Misconfigured.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise Misconfigured(f"{path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")
+
+
+def _versions(folder: Path) -> list[int]:
+    found = (path.stem.removeprefix("user-") for path in folder.glob("user-*.key"))
+    return [int(number) for number in found if number.isdecimal()]
+
+
+def _key(folder: Path, credentials: Path | None, name: str) -> bytes:
+    path = folder / name
+    if credentials is not None and (credentials / name).is_file():
+        path = credentials / name  # systemd gives it to this service alone, whatever its mode says
+    elif path.exists():
+        check_mode(path)
+    else:
+        _create(path)
+    try:
+        key = path.read_bytes()
+    except PermissionError as error:
+        raise Misconfigured(f"{path} can't be read", hint="run as the service's user, or as root") from error
+    if len(key) < BYTES:
+        raise Misconfigured(f"{path} holds {len(key)} bytes, {BYTES} are needed", hint="restore it from your backup")
+    return key
+
+
+def _create(path: Path) -> None:
+    """Write a new key whole or not at all; of two first runs at once, one wins and both read the same key."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(handle, secrets.token_bytes(BYTES))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()
