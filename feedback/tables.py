@@ -73,7 +73,10 @@ class Offset(Base):
 
 
 class DeadLetter(Base):
-    """A refused record with its reason and a redacted body; `published` is when the outbox sent it on (None: not yet)."""
+    """A refused record with its reason and a redacted body; `published` is when the outbox sent it on (None: not yet).
+
+    `record` and `user_hash` are what could be read of it, so that an erasure finds the body here too.
+    """
 
     __tablename__ = "dead_letters"
     id: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=True)
@@ -83,11 +86,19 @@ class DeadLetter(Base):
     message: Mapped[str]
     body: Mapped[str]
     source: Mapped[str]
+    topic_id: Mapped[str] = mapped_column(default="")
     partition: Mapped[int] = mapped_column(default=0)
     offset: Mapped[int] = mapped_column(BigInt, default=0)
     at: Mapped[float]
     published: Mapped[float | None]
-    __table_args__ = (UniqueConstraint("source", "partition", "offset"), Index("dead_letters_outbox", "published"))
+    record: Mapped[str] = mapped_column(default="")
+    user_hash: Mapped[str] = mapped_column(default="")
+    __table_args__ = (
+        # A topic that was deleted and made again counts its offsets anew: its id tells the two apart.
+        UniqueConstraint("source", "topic_id", "partition", "offset"),
+        Index("dead_letters_outbox", "published"),
+        Index("dead_letters_record", "deployment", "record"),
+    )
 
 
 class Counter(Base):
@@ -114,6 +125,7 @@ class Held(Base):
 class Tombstone(Base):
     """An erasure that was carried out: which records, and which versions had learned from them. No content.
 
+    `request` is `id:` and a record's id, or `user:` and the keyed hash; `before` is the time the request carried.
     `settled`: training files are cleaned, `versions` is complete, and the audit log has it.
     """
 
@@ -124,7 +136,9 @@ class Tombstone(Base):
     seqs: Mapped[list[Any]]
     versions: Mapped[list[Any]]
     at: Mapped[float]
+    before: Mapped[float] = mapped_column(default=0.0)
     settled: Mapped[bool] = mapped_column(default=False)
+    __table_args__ = (Index("tombstones_request", "deployment", "request"),)
 
 
 class Gap(Base):
@@ -143,8 +157,8 @@ class Gap(Base):
 class Sketch(Base):
     """Counts of one column over one block of ingest sequence, kept at ingest: windows are sums of blocks.
 
-    `block` = seq // 1000. `counts` maps a bin (a category, or the index of a fixed log-scaled bin) to its count, with
-    `n`, `sum` and `squares` beside for numbers.
+    `block` = seq // 1000. `counts` maps a bin ("=" and a category, or the index of a fixed log-scaled bin as text) to
+    its count, with `n`, and for numbers `sum` and `squares`, beside; `feedback.sketch` has the bins' edges.
     """
 
     __tablename__ = "sketches"

@@ -125,15 +125,17 @@ def _dead_letters() -> None:
     op.create_table(
         "dead_letters",
         *_all(BIG, "id"),
-        *_all(TEXT, "deployment", "reason", "field", "message", "body", "source"),
+        *_all(TEXT, "deployment", "reason", "field", "message", "body", "source", "topic_id"),
+        *_all(TEXT, "record", "user_hash"),
         *_all(WHOLE, "partition"),
         *_all(BIG, "offset"),
         *_all(REAL, "at"),
         *_all(REAL, "published", nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("source", "partition", "offset"),
+        sa.UniqueConstraint("source", "topic_id", "partition", "offset"),
     )
     op.create_index("dead_letters_outbox", "dead_letters", ["published"])
+    op.create_index("dead_letters_record", "dead_letters", ["deployment", "record"])
 
 
 def _counters() -> None:
@@ -163,9 +165,10 @@ def _tombstones() -> None:
         *_all(BIG, "id"),
         *_all(TEXT, "deployment", "request"),
         *_all(JSON, "seqs", "versions"),
-        *_all(REAL, "at"),
+        *_all(REAL, "at", "before"),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("tombstones_request", "tombstones", ["deployment", "request"])
 
 
 def _gaps() -> None:
