@@ -253,7 +253,7 @@ class AuditRow(Base):
     entry: Mapped[bytes] = mapped_column(LargeBinary)
     leaf: Mapped[str]
     root: Mapped[str]
-    frontier: Mapped[list[Any]]
+    frontier: Mapped[list[Any]] = mapped_column(default=list)
 
 
 class Due(Base):

@@ -166,6 +166,7 @@ def _tombstones() -> None:
         *_all(TEXT, "deployment", "request"),
         *_all(JSON, "seqs", "versions"),
         *_all(REAL, "at", "before"),
+        *_all(TRUTH, "settled"),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("tombstones_request", "tombstones", ["deployment", "request"])
@@ -284,6 +285,7 @@ def _versions() -> None:
         *_all(WHOLE, "cycle"),
         *_all(JSON, "manifest", "evidence"),
         *_all(REAL, "created"),
+        *_all(REAL, "deleted", nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
 
@@ -384,6 +386,7 @@ def _audit() -> None:
         sa.Column("index", BIG, autoincrement=False, nullable=False),
         *_all(BYTES, "entry"),
         *_all(TEXT, "leaf", "root"),
+        *_all(JSON, "frontier"),
         sa.PrimaryKeyConstraint("index"),
     )
 
