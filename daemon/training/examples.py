@@ -1,0 +1,79 @@
+"""The lines of train.jsonl as values.
+
+Owns: reading and checking them. Refuses to know tokens and models. Called by every training method.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.errors import Corrupt, Refused
+
+OBJECTIVES = ("sft", "pair", "kto")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One line: `messages` end before the answer; `rejected` belongs to a pair, `label` to kto; `weight` > 0."""
+
+    objective: str
+    messages: tuple[dict[str, str], ...]
+    completion: str
+    rejected: str = ""
+    label: bool = True
+    weight: float = 1.0
+    origin: str = "new"
+
+
+def read(path: str | Path) -> tuple[Example, ...]:
+    """All examples of a training file that weigh anything.
+
+    Raises: Refused, when there are none; Corrupt, when the file is missing or a line is none of ours.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except OSError as problem:
+        raise Corrupt(f"no training file: {problem}", hint="build the dataset again") from problem
+    examples = tuple(_checked(lines, Path(path)))
+    if not examples:
+        raise Refused("the training set is empty", hint="collect more usable records, or raise the replay share")
+    return examples
+
+
+def answers(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    """What can be learned as an answer to imitate: sft lines, and the praised ones of kto."""
+    return tuple(example for example in examples if example.objective == "sft" or _praised(example))
+
+
+def _praised(example: Example) -> bool:
+    return example.objective == "kto" and example.label
+
+
+def _checked(lines: list[str], path: Path) -> Iterator[Example]:
+    for number, line in enumerate(lines, 1):
+        try:
+            example = _example(json.loads(line))
+        except (ValueError, KeyError, TypeError) as problem:
+            hint = "train.jsonl is written by feedback.dataset; build the dataset again"
+            raise Corrupt(f"{path.name} line {number}: {problem}", hint=hint) from problem
+        if example.weight > 0 and example.messages and example.completion:
+            yield example
+
+
+def _example(body: dict[str, Any]) -> Example:
+    objective = body["objective"]
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective {objective!r} is none of {', '.join(OBJECTIVES)}")
+    messages = tuple({"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"])
+    label = body.get("label")
+    return Example(
+        objective=objective,
+        messages=messages,
+        completion=str(body["completion"]),
+        rejected=str(body.get("rejected") or ""),
+        label=True if label is None else bool(label),
+        weight=float(body.get("weight", 1.0)),
+        origin=str(body.get("origin", "new")),
+    )

@@ -1,0 +1,108 @@
+"""A tiny Llama and its tokenizer, built on the spot: what the tests of training and probes run on.
+
+Owns: `build`. Called by tests that are marked `torch`; nothing here is downloaded.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from daemon.models import Ref
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+WORDS = (
+    "what is the capital of france paris germany berlin spain madrid italy rome colour sky blue grass green "
+    "blood red how many legs has a dog four spider eight bird two please say hello goodbye sorry I can not help with "
+    "that the answer is do know where opens shop nine at closes refund order number thanks yes no"
+)
+
+
+def build(
+    folder: Path,
+    *,
+    corpus: Iterable[str] = (),
+    hidden: int = 48,
+    layers: int = 2,
+    heads: int = 4,
+    ffn: int = 96,
+    vocabulary: int = 400,
+    context: int = 128,
+    seed: int = 0,
+    name: str = "tiny@000000000000",
+) -> Ref:
+    """Write an untrained Llama (about 0.06M parameters) with a BPE tokenizer and a chat template to `folder`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _tokenizer([WORDS, *corpus], vocabulary)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Ref(name=name, folder=str(folder))
+
+
+def teach(ref: Ref, pairs: dict[str, str], *, steps: int = 150, lr: float = 1e-2) -> None:
+    """Train the weights in a folder until it answers these prompts as told (plain AdamW on answers, in place)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from daemon.transformers_model import (
+        answer_logits,
+        completion_tokens,
+        left_padded,
+        open_tokenizer,
+        open_weights,
+        prompt_tokens,
+    )
+
+    tokenizer, model = open_tokenizer(ref), open_weights(ref).train()
+    answers = [completion_tokens(tokenizer, answer) for answer in pairs.values()]
+    prompts = [prompt_tokens(tokenizer, [{"role": "user", "content": prompt}]) for prompt in pairs]
+    rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    tokens, mask = left_padded(rows, tokenizer.pad_token_id, "cpu")
+    longest = max(map(len, answers))
+    labels = tokens[:, -longest:].clone()
+    for row, answer in enumerate(answers):
+        labels[row, : longest - len(answer)] = -100
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    for _ in range(steps):
+        loss = cross_entropy(answer_logits(model, tokens, mask, longest).flatten(0, 1), labels.flatten())
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+    model.save_pretrained(ref.folder)
+
+
+def _tokenizer(corpus: list[str], vocabulary: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    raw.train_from_iterator(corpus, trainer)
+    fast: Any = PreTrainedTokenizerFast
+    tokenizer = fast(tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
