@@ -1,0 +1,168 @@
+"""What a target serves: promote and prove, ramp, roll back. Every effect carries the fencing token.
+
+Owns: the order load -> route -> prove, and that nothing counts as promoted before the target has proven it. Refuses to
+decide when. Called by `daemon.act`.
+"""
+
+import json
+
+from daemon import baselines, judging
+from daemon.answer import Answer
+from daemon.context import Context
+from daemon.jobs import JobSpec
+from daemon.tables import Cycle, Slot, VersionRow
+from policies.actions import Promote, Ramp, Rollback
+from policies.errors import Refused, Transient
+from policies.model import Outcome, Phase
+from sqlalchemy.orm import Session
+
+PROVE_SECONDS = 900.0
+
+
+def promote(context: Context, slot: Slot, cycle: Cycle, action: Promote) -> Answer:
+    """Load, route and start the proof; when the proof is there, answer promoted, ramping or misserved.
+
+    Raises: Transient where the target or the job is away.
+    """
+    key = f"{cycle.evaluation}.prove"
+    if cycle.job == key and context.jobs.find(key).state == "done":
+        return _proven(context, cycle, action, context.jobs.result(key))
+    if cycle.job == key and (found := context.jobs.find(key)).state == "failed":
+        context.jobs.start(_proof(context, slot, cycle, action.version, key))
+        raise Transient(f"the proof of serving failed: {found.error}", hint="is the target reachable?")
+    context.target.load(context.registry.ref(action.version))
+    context.target.route(_shares(slot, action.version, action.share), context.token())
+    context.jobs.start(_proof(context, slot, cycle, action.version, key))
+
+    def apply(_session: Session, _slot: Slot, kept: Cycle | None) -> None:
+        assert kept is not None
+        kept.job = key
+
+    return Answer(Outcome.UNFINISHED, note="routed; the target has yet to prove what it serves", apply=apply)
+
+
+def _proof(context: Context, slot: Slot, cycle: Cycle, version: str, key: str) -> JobSpec:
+    target = context.deployment.target
+    return JobSpec(
+        key=key,
+        kind="prove",
+        entry="daemon.proving:run",
+        inputs={
+            "target": {"kind": target.kind, "options": _options(target.options)},
+            "version": version,
+            "prompts": str(judging.distinct_prompts(context, cycle.evaluation)),
+            "max_new_tokens": context.deployment.max_new_tokens,
+        },
+        seed=cycle.seed,
+        deadline=context.clock.now() + PROVE_SECONDS,
+        device="any",
+    )
+
+
+def _options(options: object) -> dict[str, object]:
+    """A target's options as JSON: they travel to the child that asks it."""
+    names = getattr(options, "__dataclass_fields__", {})
+    plain: dict[str, object] = json.loads(json.dumps({name: getattr(options, name) for name in names}, default=str))
+    return plain
+
+
+def _proven(context: Context, cycle: Cycle, action: Promote, result: dict[str, object]) -> Answer:
+    facts = {"version": action.version, "proof": result, "share": action.share}
+    if not result.get("serves"):
+        note = (
+            f"the target answered {result.get('matched')} of {result.get('asked')} recorded prompts as the version does"
+        )
+        return Answer(Outcome.MISSERVED, note=note, facts=facts, apply=_misserved)
+
+    def apply(session: Session, slot: Slot, kept: Cycle | None) -> None:
+        assert kept is not None
+        install(session, context, slot, action.version)
+        slot.window_end, slot.ramp_step = kept.window_last, 0
+
+    return Answer(Outcome.PROMOTED if action.share >= 1.0 else Outcome.RAMPING, facts=facts, apply=apply)
+
+
+def _misserved(_session: Session, slot: Slot, _cycle: Cycle | None) -> None:
+    slot.rollback_to = slot.champion
+
+
+def install(session: Session, context: Context, slot: Slot, version: str) -> None:
+    """Write down that `version` is the slot's champion now, and freeze the inputs it was promoted on."""
+    now = context.clock.now()
+    before = session.get(VersionRow, slot.champion) if slot.champion else None
+    if before is not None:
+        before.state = "retired"
+    row = session.get(VersionRow, version)
+    assert row is not None
+    row.state = "champion"
+    slot.predecessor, slot.champion, slot.promoted = slot.champion, version, now
+    baselines.freeze_inputs(session, slot, version, context.policy.drift.current, now)
+
+
+def ramp(context: Context, slot: Slot, _cycle: Cycle, action: Ramp) -> Answer:
+    """Give the promoted version its next share; the last one ends the ramp."""
+    context.target.route(_shares_between(slot.predecessor, action.version, action.share), context.token())
+
+    def apply(_session: Session, kept: Slot, _cycle: Cycle | None) -> None:
+        kept.ramp_step = action.step
+
+    outcome = Outcome.RAMPED if action.share >= 1.0 else Outcome.RAMPING
+    return Answer(outcome, facts={"version": action.version, "share": action.share}, apply=apply)
+
+
+def rollback(context: Context, slot: Slot, _cycle: Cycle | None, action: Rollback) -> Answer:
+    """Serve `to` alone, and check that the target says so.
+
+    Raises: Transient where the target is away or serves something else; Refused where `to` is no version of ours.
+    """
+    context.registry.verify(action.to)
+    context.target.load(context.registry.ref(action.to))
+    context.target.route({action.to: 1.0}, context.token())
+    serving = context.target.serving()
+    if dict(serving.shares) != {action.to: 1.0}:
+        raise Transient(f"the target serves {dict(serving.shares)}, not {action.to} alone", hint="is it healthy?")
+    left = slot.champion
+
+    def apply(session: Session, kept: Slot, cycle: Cycle | None) -> None:
+        for name, state in ((left, "retired"), (action.to, "champion")):
+            row = session.get(VersionRow, name)
+            if row is not None and left != action.to:
+                row.state = state
+        if left != action.to:
+            kept.champion, kept.predecessor = action.to, ""
+            kept.promoted = context.clock.now()
+            baselines.freeze_inputs(session, kept, action.to, context.policy.drift.current, context.clock.now())
+        elif cycle is not None and cycle.candidate:
+            refused = session.get(VersionRow, cycle.candidate)
+            if refused is not None:
+                refused.state = "rejected"
+        kept.rollback_to, kept.ramp_step = "", 0
+        end_cycle(kept, cycle, "rolled_back", action.reason, context.clock.now())
+
+    return Answer(Outcome.ROLLED_BACK, facts={"version": action.to, "left": left}, apply=apply)
+
+
+def end_cycle(slot: Slot, cycle: Cycle | None, outcome: str, reason: str, now: float) -> None:
+    """Close the slot's cycle, if one is open."""
+    if cycle is not None and cycle.ended is None:
+        cycle.ended, cycle.outcome, cycle.outcome_reason = now, outcome, reason
+    slot.cycle = 0
+
+
+def _shares(slot: Slot, version: str, share: float) -> dict[str, float]:
+    return _shares_between(slot.champion, version, share)
+
+
+def _shares_between(old: str, new: str, share: float) -> dict[str, float]:
+    return {new: 1.0} if share >= 1.0 else {new: share, old: 1.0 - share}
+
+
+def unfinished_rollback(phase: Phase) -> Outcome:
+    """Where a rollback that met an absent target leaves the slot: still rolling back, never promoting again."""
+    return Outcome.MISSERVED if phase is Phase.PROMOTING else Outcome.UNFINISHED
+
+
+def check_named(context: Context, version: str) -> None:
+    """Raises: Refused where the registry has no such version."""
+    if not context.registry.exists(version):
+        raise Refused(f"{version} is not in the registry", hint="learnctl versions lists what is")
