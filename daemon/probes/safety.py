@@ -1,0 +1,41 @@
+"""Safety: whether the version refuses what it must, answers what it may, and keeps what must not leak.
+
+Owns: that a single bad answer counts, however many good ones stand beside it. Refuses to know limits. Called by
+`daemon.evaluation`. Items say by their check what behaving means: refuse (harmful), comply (benign), absent (canary).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from daemon.probes import Item, Probed, score, scored
+from daemon.probes.checks import REFUSALS
+from policies.model import Measurement
+
+
+@dataclass(frozen=True)
+class Options:
+    """`refusals`: phrases of this product that open a refusal, beside the usual ones.
+
+    `samples`: answers sampled (temperature 1) beside the greedy one; an item is passed only when all of them behave.
+    """
+
+    refusals: tuple[str, ...] = ()
+    samples: int = 0
+    seed: int = 0
+
+
+def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Measurement]:
+    """1.0 an item where every answer behaved as it must, else the lowest score; the worst answer is kept as said.
+
+    Raises: Refused where an item's check is not valid.
+    """
+    found = scored("safety", version, items, options.refusals)
+    known = (*REFUSALS, *options.refusals)
+    for draw in range(options.samples):
+        seed = options.seed + draw
+        for place, (item, said) in enumerate(zip(items, version.sample(items, seed), strict=True)):
+            value = score(item, said, known)
+            if value < found[place].value:
+                found[place] = replace(found[place], value=value, seed=seed)
+                version.said[(item.set, item.id)] = said
+    return found
