@@ -1,7 +1,8 @@
 """What persons ask for: rows that the loop answers. Nothing else changes the world.
 
-Owns: which verbs there are, who may give them, when a reason is needed. Refuses to carry anything out (`daemon.loop`).
-Called by `daemon.api`; `learnctl` follows a command to its outcome by it.
+Owns: which verbs there are, who may give them, when a reason is needed, and that an import of goldens has an actor.
+Refuses to carry anything out (`daemon.loop`).
+Called by `daemon.api`, and by `learnctl` where the daemon is down.
 """
 
 from typing import Any
@@ -118,6 +119,33 @@ def plain(row: CommandRow) -> dict[str, Any]:
         "answer": row.answer,
         "ended": row.ended,
     }
+
+
+def import_goldens(
+    session: Session, *, deployment: str, name: str, role: str, text: str, actor: str, now: float
+) -> dict[str, Any]:
+    """Import a set and write it into the audit log, in the caller's transaction; the report as a dict.
+
+    Raises: Refused by `daemon.goldens` where nothing of the file can be used.
+    """
+    from daemon import goldens
+    from daemon.audit import log
+    from daemon.codec import to_json
+
+    report: dict[str, Any] = to_json(
+        goldens.import_file(session, deployment=deployment, name=name, role=role, text=text, actor=actor, now=now)
+    )
+    facts = {key: value for key, value in report.items() if key != "refused"}
+    log.append(
+        session,
+        now=now,
+        actor=actor,
+        action="goldens_imported",
+        reason=f"{role} set {name} imported by {actor}",
+        deployment=deployment,
+        facts={**facts, "refused": len(report.get("refused", []))},
+    )
+    return report
 
 
 def _slot(session: Session, deployment: str, tenant: str) -> Slot:

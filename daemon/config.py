@@ -6,14 +6,18 @@ start; a reload reads everything anew and swaps.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from phonenumbers import SUPPORTED_REGIONS
+
 from daemon.options import Place, build, check_finite, plugin, refuse_unknown
 from daemon.policyfile import canonical, load_policy, parse_policy
+from feedback.redact import REGIONS
 from policies.errors import Misconfigured
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
 ]
 
 CONSENTS = ("none", "tenant", "shared")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PREFIX = "LEARND_"
 NOT_SETTINGS = ("LEARND_CONFIG",)
 
@@ -52,10 +57,16 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class RecordRules:
-    """`judge_share`: part of the prompts (points of 1) that only judge, never train. `max_bytes`: of one record."""
+    """`judge_share`: part of the prompts (points of 1) that only judge, never train. `max_bytes`: of one record.
+
+    `regions`: countries whose phone numbers are masked without a country code. `erase_sources`: sources that may ask
+    for an erasure (absent: every one).
+    """
 
     judge_share: float = 0.2
     max_bytes: int = 1024 * 1024
+    regions: tuple[str, ...] = REGIONS
+    erase_sources: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,11 @@ def load(path: Path | str, environment: Mapping[str, str] | None = None) -> Sett
     records = build(RecordRules, document.get("records", {}), place.inside("records"))
     _between(records.judge_share, 0.0, 0.5, place.inside("records"), "judge_share")
     _between(records.max_bytes, 1024, 1 << 26, place.inside("records"), "max_bytes")
+    for region in records.regions:
+        if region not in SUPPORTED_REGIONS:
+            raise Misconfigured(
+                f"{place.key('records.regions')} names {region!r}", hint='two capitals, as "DE" or "US"'
+            )
     return Settings(
         path=path,
         state=service.state,
@@ -231,10 +247,10 @@ def _deployments(found: object, place: Place) -> dict[str, Deployment]:
 
 
 def _deployment(name: str, table: object, place: Place) -> Deployment:
-    if not name or not all(letter.isascii() and (letter.isalnum() or letter in "-_.") for letter in name):
+    if not NAME.fullmatch(name):
         raise Misconfigured(
             f"{place.source}: deployment {name!r} has a name that makes no file name",
-            hint="use letters, digits, - _ and .",
+            hint="begin with a letter or digit, go on with letters, digits, - _ and .",
         )
     written = build(_Deployment, table, place)
     if written.consent_default not in (None, *CONSENTS):

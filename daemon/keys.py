@@ -8,9 +8,12 @@ import` and `doctor`.
 import os
 import secrets
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from daemon.config import Settings
+from feedback.keys import DeploymentRules, RecordSettings
 from policies.errors import Misconfigured
 
 BYTES = 32
@@ -19,11 +22,34 @@ FOLD = "fold.key"
 
 @dataclass(frozen=True)
 class Keys:
-    """`user` hides users (a new `user-N.key` is its next version), `fold` splits prompts and is never changed."""
+    """`user` hides users (a new `user-N.key` is its next version), `fold` splits prompts and is never changed.
 
-    user: bytes
+    `old_users`: earlier versions by number, which find the records of a user that were stored under them.
+    """
+
+    user: bytes = field(repr=False)
     user_version: int
-    fold: bytes
+    fold: bytes = field(repr=False)
+    old_users: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+
+
+def record_settings(settings: Settings) -> RecordSettings:
+    """What ingest must know, of the configuration and the keys (which are made where there are none yet).
+
+    Raises: Misconfigured as `load_keys`.
+    """
+    keys = load_keys(settings.keys)
+    return RecordSettings(
+        deployments={name: DeploymentRules(each.consent_default) for name, each in settings.deployments.items()},
+        user_key=keys.user,
+        key_version=keys.user_version,
+        fold_key=keys.fold,
+        judge_share=settings.records.judge_share,
+        max_bytes=settings.records.max_bytes,
+        old_user_keys=keys.old_users,
+        regions=settings.records.regions,
+        erase_sources=frozenset(settings.records.erase_sources) if settings.records.erase_sources is not None else None,
+    )
 
 
 def load_keys(folder: Path, credentials: Path | None = None) -> Keys:
@@ -34,12 +60,10 @@ def load_keys(folder: Path, credentials: Path | None = None) -> Keys:
     """
     if credentials is None and os.environ.get("CREDENTIALS_DIRECTORY"):
         credentials = Path(os.environ["CREDENTIALS_DIRECTORY"])
-    version = max([1, *_versions(folder), *(_versions(credentials) if credentials else ())])
-    return Keys(
-        user=_key(folder, credentials, f"user-{version}.key"),
-        user_version=version,
-        fold=_key(folder, credentials, FOLD),
-    )
+    versions = {*_versions(folder), *(_versions(credentials) if credentials else ())} or {1}
+    users = {version: _key(folder, credentials, f"user-{version}.key") for version in sorted(versions)}
+    newest = max(users)
+    return Keys(users.pop(newest), newest, _key(folder, credentials, FOLD), users)
 
 
 def check_mode(path: Path) -> None:

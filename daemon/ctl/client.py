@@ -1,0 +1,157 @@
+"""Where learnctl reads and writes: the database for reading, the control socket for everything that changes something.
+
+Owns: which of the two is asked, and what it means that one is away. Refuses to know what a view holds (`daemon.views`)
+and to format. Called by the modules of `daemon.ctl`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from sqlalchemy import Engine, make_url
+from sqlalchemy.orm import Session
+
+from daemon import commands, evidence, schema, views
+from daemon.clock import SystemClock
+from daemon.config import Settings, load
+from feedback import db
+from policies.errors import Corrupt, LearndError, Misconfigured, Refused, Transient
+
+T = TypeVar("T")
+
+CONFIG = "LEARND_CONFIG"
+PLACES = (Path("learnd.toml"), Path("/etc/learnd/learnd.toml"))
+SECONDS = 30.0
+
+
+def _goldens(session: Session, *, deployment: str = "") -> list[dict[str, Any]]:
+    from daemon import goldens
+
+    return [dict(row) for row in goldens.listing(session, deployment)]
+
+
+def _status(session: Session) -> dict[str, Any]:
+    return views.status(session, SystemClock().now())
+
+
+VIEWS: dict[str, Callable[..., Any]] = {
+    "status": _status,
+    "cycles": views.cycles,
+    "drift": views.drift,
+    "dead_letters": views.dead_letters,
+    "versions": evidence.versions,
+    "show": evidence.show,
+    "items": evidence.items,
+    "commands": commands.listing,
+    "goldens": _goldens,
+}
+
+
+@dataclass
+class Door:
+    """One configuration, as a reader and as a writer."""
+
+    settings: Settings
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database.
+
+        Raises: Transient where it is not there yet, Misconfigured where its schema isn't ours.
+        """
+        url = make_url(self.settings.database)
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+            raise Transient(
+                f"there is no database yet at {url.database}",
+                hint=f"learnd run --config {self.settings.path} makes it when it starts",
+            )
+        engine = db.connect(self.settings.database)
+        schema.check(engine)
+        return engine
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Run a query. Raises: Transient, Misconfigured as `engine`."""
+        return db.read(self.engine, work)
+
+    def see(self, view: str, **parameters: Any) -> Any:
+        """A view by its name, from the database; through the socket where the database isn't ours to open.
+
+        Raises: Transient where neither can be asked; what the view raises.
+        """
+        if self._closed_to_me() and self.answers():
+            return self.ask("GET", f"/{view}", params=parameters)
+        return self.read(lambda session: VIEWS[view](session, **parameters))
+
+    def answers(self) -> bool:
+        """Whether a daemon listens at the socket."""
+        try:
+            self.ask("GET", "/commands", params={"limit": 1})
+        except Transient:
+            return False
+        return True
+
+    def ask(self, method: str, path: str, **request: Any) -> Any:
+        """A request over the control socket; its JSON.
+
+        Raises: Transient where the daemon is down, else the error that it answered with.
+        """
+        try:
+            with self._http() as client:
+                answer = client.request(method, path, **request)
+        except (httpx.TransportError, OSError) as error:
+            raise Transient(
+                f"the daemon is not running: nothing answers at {self.settings.socket}",
+                hint="systemctl start learnd, or learnd run --config " + str(self.settings.path),
+            ) from error
+        if answer.is_success:
+            return answer.json()
+        raise _error(answer)
+
+    def _http(self) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=str(self.settings.socket))
+        return httpx.Client(transport=transport, base_url="http://learnd", timeout=SECONDS)
+
+    def _closed_to_me(self) -> bool:
+        """Whether the database is a file that this user can't open; reading WAL needs its folder to be writable."""
+        url = make_url(self.settings.database)
+        if url.get_backend_name() != "sqlite" or not url.database:
+            return False
+        folder = Path(url.database).parent
+        return folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+
+
+def find(config: Path | None) -> Path:
+    """The configuration: what is named, else LEARND_CONFIG, ./learnd.toml, /etc/learnd/learnd.toml.
+
+    Raises: Misconfigured where there is none.
+    """
+    named = config or (Path(os.environ[CONFIG]) if os.environ.get(CONFIG) else None)
+    if named is not None:
+        return named
+    for place in PLACES:
+        if place.is_file():
+            return place
+    raise Misconfigured(
+        "no configuration is named", hint=f"learnctl --config FILE, or set {CONFIG}; learnd init DIR writes one"
+    )
+
+
+def door(config: Path | None) -> Door:
+    """The door to what `config` describes. Raises: Misconfigured."""
+    return Door(load(find(config)))
+
+
+def _error(answer: httpx.Response) -> LearndError:
+    kinds: dict[str, type[LearndError]] = {k.__name__: k for k in (Refused, Transient, Misconfigured, Corrupt)}
+    try:
+        told = answer.json()
+        return kinds[told["error"]](told["message"], hint=told.get("hint", ""))
+    except (ValueError, KeyError, TypeError):
+        return Transient(
+            f"the daemon answered {answer.status_code}: {answer.text[:200]}",
+            hint="does learnctl belong to the learnd that runs?",
+        )

@@ -1,0 +1,161 @@
+"""Lists: cycles, versions, drift, dead letters, commands. They need no daemon.
+
+Owns: the columns of these tables. Refuses to query. Called by `daemon.ctl`.
+"""
+
+import typer
+
+from daemon.clock import SystemClock
+from daemon.ctl import client, render
+from daemon.ctl.shared import Json, Limit, Only, config_of
+
+
+def cycles(context: typer.Context, deployment: Only = "", limit: Limit = 20, json: Json = False) -> None:
+    """Attempts to learn, newest first: what set them off and how they ended.
+
+    Example: learnctl cycles --deployment support-bot
+    """
+    rows = client.door(config_of(context)).see("cycles", deployment=deployment, limit=limit)
+    if json:
+        return render.dump(rows)
+    now = SystemClock().now()
+    return render.table(
+        ("cycle", "deployment", "at", "trigger", "method", "last action", "outcome", "candidate", "why"),
+        [
+            (
+                row["cycle"],
+                row["deployment"],
+                render.when(row["at"], now),
+                row["trigger"],
+                render.METHODS.get(row["method"], row["method"]),
+                row["action"],
+                row["outcome"].replace("_", " "),
+                row["candidate"] or "",
+                row["reason"],
+            )
+            for row in rows
+        ],
+        empty="nothing was attempted yet; learnctl status says why",
+    )
+
+
+def versions(context: typer.Context, deployment: Only = "", limit: Limit = 50, json: Json = False) -> None:
+    """Versions, newest first, with every gate's answer.
+
+    Example: learnctl versions
+    """
+    rows = client.door(config_of(context)).see("versions", deployment=deployment, limit=limit)
+    if json:
+        return render.dump(rows)
+    now = SystemClock().now()
+    return render.table(
+        ("version", "state", "made of", "created", "parent", "gates"),
+        [
+            (
+                row["version"],
+                row["state"],
+                render.made_of(row),
+                render.when(row["created"], now),
+                row["parent"] or "",
+                _verdicts(row["verdicts"]),
+            )
+            for row in rows
+        ],
+        empty="no version yet: learnd adopts the model when it starts",
+    )
+
+
+def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> None:
+    """The last drift report of each detector, column by column, and where Evidently's report lies.
+
+    Example: learnctl drift --json
+    """
+    reports = client.door(config_of(context)).see("drift", deployment=deployment)
+    if json:
+        return render.dump(reports)
+    now = SystemClock().now()
+    for report in reports:
+        render.say(f"{report['deployment']} by {report['detector']}, {render.when(report['at'], now)}: {report['reason']}")
+        render.table(
+            ("  column", "statistic", "value", "threshold", "drifted", "reference", "current", "note"),
+            [
+                (
+                    f"  {column['column']}",
+                    column["statistic"],
+                    render.number(column["value"]),
+                    render.number(column["threshold"]),
+                    "drifted" if column["drifted"] else "",
+                    render.count(column["reference_n"]),
+                    render.count(column["current_n"]),
+                    column.get("note", ""),
+                )
+                for column in report.get("columns", [])
+            ],
+            empty="  no column was compared",
+        )
+        if report["report"]:
+            render.say(f"  report: {report['report']}")
+    if not reports:
+        render.say("nobody has looked yet; learnctl status says why")
+    return None
+
+
+def dead_letters(context: typer.Context, deployment: Only = "", limit: Limit = 50, json: Json = False) -> None:
+    """Records that were refused, newest first: why, which field, and where they came from.
+
+    Example: learnctl dead-letters --limit 10
+    """
+    rows = client.door(config_of(context)).see("dead_letters", deployment=deployment, limit=limit)
+    if json:
+        return render.dump(rows)
+    now = SystemClock().now()
+    return render.table(
+        ("at", "reason", "field", "what would be right", "source", "partition", "offset"),
+        [
+            (
+                render.when(row["at"], now),
+                row["reason"],
+                row["field"],
+                row["message"],
+                row["source"],
+                row["partition"],
+                row["offset"],
+            )
+            for row in rows
+        ],
+        empty="no record was refused",
+    )
+
+
+def commands(context: typer.Context, deployment: Only = "", limit: Limit = 50, json: Json = False) -> None:
+    """What persons asked for, newest first, and what became of it.
+
+    Example: learnctl commands
+    """
+    rows = client.door(config_of(context)).see("commands", deployment=deployment, limit=limit)
+    if json:
+        return render.dump(rows)
+    now = SystemClock().now()
+    return render.table(
+        ("command", "at", "who", "deployment", "asked for", "version", "reason", "outcome"),
+        [
+            (
+                row["id"],
+                render.when(row["at"], now),
+                row["actor"],
+                row["deployment"],
+                row["verb"],
+                row["version"],
+                row["reason"],
+                f"{row['outcome'] or 'open'} {row['answer']}".strip(),
+            )
+            for row in rows
+        ],
+        empty="nobody asked for anything yet",
+    )
+
+
+def _verdicts(found: dict[str, str]) -> str:
+    """`all 7 pass`, or those that don't."""
+    against = [f"{gate} {result}" for gate, result in found.items() if result != "pass"]
+    return ", ".join(against) or (f"all {len(found)} pass" if found else "")

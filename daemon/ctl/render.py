@@ -1,0 +1,130 @@
+"""How things read: numbers with units, the reader's times, intervals as a line of glyphs, tables without colour.
+
+Owns: formatting, nothing else. Refuses to query. Called by the modules of `daemon.ctl`.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+DAY = 86400.0
+METHODS = {"lora": "LoRA", "distill": "re-distillation", "echo": "echo", "adopted": "adopted as it was", "": "unknown"}
+SIGNALS = {"correction": "corrections", "pair": "pairs", "positive": "good ratings", "negative": "bad ratings"}
+WIDE = 200  # columns where nobody's terminal says how many there are
+GLYPHS = 25
+
+
+def say(text: str = "") -> None:
+    """One line on standard output."""
+    typer.echo(text)
+
+
+def dump(value: Any) -> None:
+    """JSON for machines: two spaces, real characters, and never NaN or Infinity."""
+    typer.echo(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str))
+
+
+def count(number: float) -> str:
+    """18204 -> 18,204."""
+    return f"{number:,.0f}"
+
+
+def percent(share: float) -> str:
+    """Points of 1 as percent: 0.0861 -> 8.6 %."""
+    return f"{share * 100:.1f} %"
+
+
+def when(at: float | None, now: float) -> str:
+    """A unix time in the reader's zone: 14:02 today, Thu 14:02 within six days, else 2026-11-20 03:12."""
+    if not at:
+        return "never"
+    told, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
+    if told.date() == today.date():
+        return told.strftime("%H:%M")
+    return told.strftime("%a %H:%M" if abs(at - now) < 6 * DAY else "%Y-%m-%d %H:%M")
+
+
+def span(seconds: float) -> str:
+    """7800 -> 2 h 10 min."""
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    if seconds < DAY:
+        hours, minutes = divmod(int(seconds // 60), 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(int(seconds // 3600), 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def made_of(version: dict[str, Any]) -> str:
+    """How a version came to be: `LoRA on 412 corrections`."""
+    method = METHODS.get(version.get("method") or "", str(version.get("method")))
+    signals = {name: n for name, n in (version.get("data") or {}).get("signals", {}).items() if n}
+    if not signals:
+        return method
+    first, *others = sorted(signals, key=lambda name: (-signals[name], name))
+    rest = f" and {count(sum(signals[name] for name in others))} others" if others else ""
+    return f"{method} on {count(signals[first])} {SIGNALS.get(first, first)}{rest}"
+
+
+def interval(low: float, high: float, estimate: float | None, limit: float | None) -> str:
+    """[low, high] on a line from the least to the most of what matters: ├ ● ┤ the interval, ┃ the limit, ┊ zero."""
+    marks = [value for value in (low, high, estimate, limit, 0.0) if value is not None and math.isfinite(value)]
+    least, most = min(marks), max(marks)
+    if most <= least or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+
+    def place(value: float) -> int:
+        return round((value - least) / (most - least) * (GLYPHS - 1))
+
+    line = ["─" if place(low) < at < place(high) else "·" for at in range(GLYPHS)]
+    for value, glyph in ((0.0, "┊"), (low, "├"), (high, "┤"), (estimate, "●"), (limit, "┃")):
+        if value is not None and math.isfinite(value):
+            line[place(value)] = glyph
+    return "".join(line)
+
+
+def number(value: Any) -> str:
+    """A measured number, short: four digits that matter."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return count(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """A plain table, or what it means that there is nothing."""
+    grid = Table(*heads, box=None, pad_edge=False, header_style="bold" if sys.stdout.isatty() else "")
+    for head in grid.columns[:1]:
+        head.no_wrap = True
+    lines = [[str(cell) for cell in row] for row in rows]
+    if not lines:
+        say(empty)
+        return
+    for line in lines:
+        grid.add_row(*line)
+    console().print(grid)
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, without colour codes where there is none."""
+    tty = sys.stdout.isatty()
+    return Console(file=sys.stdout, width=None if tty else WIDE, no_color=not tty, highlight=False, markup=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

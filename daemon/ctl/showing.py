@@ -1,0 +1,232 @@
+"""`learnctl status` and `learnctl show`: every line answers a question somebody has, the last one is the way on.
+
+Owns: how these two read. Refuses to query. Called by `daemon.ctl`.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from daemon.clock import SystemClock
+from daemon.ctl import client, render
+from daemon.ctl.shared import Json, config_of
+
+LABEL = 10
+WORST = 3
+
+
+def status(context: typer.Context, json: Json = False) -> None:
+    """Where every deployment stands, why, and what comes next.
+
+    Example: learnctl status
+    """
+    told = client.door(config_of(context)).see("status")
+    if json:
+        render.dump(told)
+        return
+    now = SystemClock().now()
+    service = told["service"]
+    if service["running"]:
+        render.say(f"learnd runs since {render.when(service['since'], now)} (pid {service['pid']})")
+    else:
+        last = f"; it last spoke {render.when(service['beat'], now)}" if service.get("beat") else ""
+        render.say(f"learnd is not running{last}")
+    for slot in told["deployments"]:
+        render.say()
+        for line in _slot(slot, now):
+            render.say(line)
+    if lost := told["unassigned"].get("dead_letters"):
+        render.say(f"\n{render.count(lost)} dead letters name no known deployment: learnctl dead-letters")
+    render.say()
+    render.say(_way_on(told))
+
+
+def show(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="A version, or the beginning of one: support-bot@b1d3, or b1d3.")],
+    items: Annotated[
+        str, typer.Option("--items", metavar="GATE", help="Item by item: scores and what was said.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """What speaks for and against a version: its data, every gate's answer, item by item with --items.
+
+    Example: learnctl show support-bot@b1d3 --items safety
+    """
+    door = client.door(config_of(context))
+    if items:
+        rows = door.see("items", version=version, gate=items)
+        return render.dump(rows) if json else _items(rows)
+    told = door.see("show", version=version)
+    if json:
+        return render.dump(told)
+    for line in _version(told, SystemClock().now()):
+        render.say(line)
+    return None
+
+
+def _slot(slot: dict[str, Any], now: float) -> Iterator[str]:
+    name = slot["name"] + (f"/{slot['tenant']}" if slot["tenant"] else "")
+    yield f"{name:<22} {slot['phase'].replace('_', ' '):<10} {_since(slot, now)}".rstrip()
+    champion = slot["champion_is"] or {}
+    if slot["champion"]:
+        yield _line("champion", f"{slot['champion']}   {_came(champion, slot, now)}")
+    if slot["predecessor"] and slot["predecessor"] != slot["champion"]:
+        yield _line("before", f"{slot['predecessor']}   ready to come back: learnctl rollback {slot['name']}")
+    if slot["candidate"]:
+        yield _line("candidate", slot["candidate"])
+    yield _line("feedback", " · ".join(_feedback(slot["feedback"])))
+    yield _line("drift", _drift(slot["drift"], now))
+    if slot["paused_by"]:
+        yield _line("paused", f"by {slot['paused_by']}: learnctl resume {slot['name']}")
+    yield _line("why", slot["reason"] or "it has not been looked at yet")
+    if slot["next"]:
+        yield _line("next", " · ".join(f"{item['what']} {render.when(item['at'], now)}" for item in slot["next"]))
+
+
+def _since(slot: dict[str, Any], now: float) -> str:
+    spent = render.span(now - slot["phase_since"])
+    watch = slot["watch"]
+    return f"{spent} of at least {render.span(watch['minimum_hours'] * 3600)}" if watch else f"since {spent}"
+
+
+def _came(champion: dict[str, Any], slot: dict[str, Any], now: float) -> str:
+    made = render.made_of(champion)
+    if not champion.get("by"):
+        return made if champion.get("method") == "adopted" else f"{made}, serving since {_at(slot, champion, now)}"
+    mode = f" ({slot['mode']})" if champion["by"] == "policy" and slot["mode"] else ""
+    return f"{made}, promoted {_at(slot, champion, now)} by {champion['by']}{mode}"
+
+
+def _at(_slot: dict[str, Any], champion: dict[str, Any], now: float) -> str:
+    return render.when(champion.get("promoted"), now)
+
+
+def _feedback(told: dict[str, Any]) -> Iterator[str]:
+    yield f"{render.count(told['stored'])} stored"
+    yield f"{render.count(told['today'])} today"
+    for name, words in (("duplicates", "duplicates"), ("conflicts", "conflicts"), ("dead_letters", "dead letters")):
+        if told.get(name):
+            yield f"{render.count(told[name])} {words}"
+    if told["quarantined"]:
+        why = f" ({told['quarantined_for']})" if told.get("quarantined_for") else ""
+        yield f"{render.count(told['quarantined'])} in quarantine{why}"
+
+
+def _drift(told: dict[str, Any] | None, now: float) -> str:
+    if told is None:
+        return "not looked yet"
+    look = f"(last look {render.span(now - told['at'])} ago)"
+    if not told["judged"]:
+        return f"{told['reason']} {look}"
+    since = f"since {render.when(told['since'], now)}"
+    return f"{told['reason']}, {since} {look}" if told["drifted"] else f"none {since} {look}"
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<{LABEL}}{text}"
+
+
+def _way_on(told: dict[str, Any]) -> str:
+    """The one thing that most likely comes next, of all slots."""
+    slots = told["deployments"]
+    for slot in slots:
+        if slot["phase"] == "approving" and slot["candidate"]:
+            return f"decide: learnctl show {slot['candidate']}, then learnctl approve {slot['name']} --reason …"
+    if not slots:
+        return "nothing has been adopted yet: learnd run --config FILE, then learnctl doctor"
+    for slot in slots:
+        if slot["phase"] == "gathering":
+            return "bring what it lacks: learnctl goldens import --help, learnctl doctor"
+    for slot in slots:
+        last = slot["last_cycle"]
+        if last and last["outcome"] in ("refused", "inconclusive") and last["candidate"]:
+            return f"why it was refused: learnctl show {last['candidate']}"
+    return "more: learnctl cycles · learnctl versions · learnctl drift · learnctl audit verify"
+
+
+def _version(told: dict[str, Any], now: float) -> Iterator[str]:
+    yield f"{told['version']}   {_headline(told, now)}"
+    yield f"  made of  {render.made_of(told)}{_trained_on(told)}"
+    if told["parent"]:
+        yield f"  parent   {told['parent']}"
+    if not told["gates"]:
+        yield "  no gate has judged it" + ("" if told["method"] != "adopted" else ": it served before learnd came")
+    for gate in told["gates"]:
+        yield f"  {gate['gate']:<12} {gate['result']:<13} {gate['reason']}{_glyphs(gate['claims'])}"
+        yield from _claims(gate)
+    if any(_bounded(claim) for gate in told["gates"] for claim in gate["claims"]):
+        yield "  ├ ● ┤ the interval and its estimate · ┃ the limit · ┊ zero"
+    if told["measurements"]:
+        failed = [gate["gate"] for gate in told["gates"] if gate["result"] != "pass"]
+        probe = (failed or [told["measurements"][0]["probe"]])[0]
+        yield f"what it said: learnctl show {told['version']} --items {probe}"
+    else:
+        yield f"all of it: learnctl show {told['version']} --json"
+
+
+def _headline(told: dict[str, Any], now: float) -> str:
+    refused = [gate["gate"] for gate in told["gates"] if gate["result"] == "fail"]
+    at = render.when(told["judged"] or told["created"], now)
+    if refused:
+        return f"refused by {', '.join(refused)}, {at}"
+    if told["outcome"]:
+        reason = f": {told['outcome_reason']}" if told["outcome_reason"] else ""
+        return f"{told['state']}, {told['outcome'].replace('_', ' ')} {render.when(told['ended'], now)}{reason}"
+    return f"{told['state']} since {at}"
+
+
+def _trained_on(told: dict[str, Any]) -> str:
+    if not told["window"] or told["method"] == "adopted":
+        return ""
+    first, last = told["window"]
+    records = told["data"].get("records", {})
+    mixed = [f"{render.count(n)} {name}" for name, n in records.items() if n]
+    return f" · window {render.count(first + 1)}-{render.count(last)}" + (f" ({', '.join(mixed)})" if mixed else "")
+
+
+def _bounded(claim: dict[str, Any]) -> bool:
+    return claim.get("low") is not None and claim.get("high") is not None
+
+
+def _glyphs(claims: list[dict[str, Any]]) -> str:
+    """The line of the claim that decided: the worst one that has an interval."""
+    order = {"fail": 0, "inconclusive": 1, "pass": 2}
+    bounded = sorted((c for c in claims if _bounded(c)), key=lambda c: order.get(c["result"], 3))
+    if not bounded:
+        return ""
+    drawn = render.interval(bounded[0]["low"], bounded[0]["high"], bounded[0]["estimate"], bounded[0]["limit"])
+    return f"   {drawn}" if drawn else ""
+
+
+def _claims(gate: dict[str, Any]) -> Iterator[str]:
+    """What a gate that didn't pass holds against the version, claim by claim, the worst few."""
+    against = [claim for claim in gate["claims"] if claim["result"] != "pass"]
+    if len(gate["claims"]) < 2:
+        return
+    for claim in against[:WORST]:
+        bounds = f" [{render.number(claim['low'])}, {render.number(claim['high'])}]" if _bounded(claim) else ""
+        note = f", {claim['note']}" if claim.get("note") else ""
+        limit = f", limit {render.number(claim['limit'])}" if claim["limit"] is not None else ""
+        yield f"    {claim['name']}: {claim['result']}, {render.number(claim['estimate'])}{bounds}{limit}, n {claim['n']}{note}"
+    if len(against) > WORST:
+        yield f"    and {len(against) - WORST} more: --json has them"
+
+
+def _items(rows: list[dict[str, Any]]) -> None:
+    render.table(
+        ("item", "slice", "score", "champion", "it said", "the champion said"),
+        [
+            (
+                row["item"],
+                row["slice"],
+                render.number(row["value"]),
+                render.number(row["champion_value"]),
+                row["said"],
+                row["champion_said"] if row["champion_said"] != row["said"] else "the same",
+            )
+            for row in rows
+        ],
+        empty="nothing was measured item by item",
+    )
