@@ -6,8 +6,8 @@ something was done, and to repair. Called by `daemon.loop` and every module whos
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,13 @@ def verify(session: Session) -> Check:
     """Recompute every leaf and root of the stored log, and name the first entry that doesn't hold."""
     frontier: tree.Frontier = ()
     size = 0
-    rows = session.execute(select(AuditRow).order_by(AuditRow.index).execution_options(yield_per=BATCH)).scalars()
-    for row in rows:
-        error, frontier_after = _check(row, size, frontier)
-        if error:
-            return Check(False, size, tree.frontier_root(frontier).hex(), size, f"entry {size}: {error}")
-        frontier, size = frontier_after, size + 1
+    rows = session.scalars(select(AuditRow).order_by(AuditRow.index).execution_options(yield_per=BATCH))
+    with closing(rows):
+        for row in rows:
+            error, after = _check(row, size, frontier)
+            if error:
+                return Check(False, size, tree.frontier_root(frontier).hex(), size, f"entry {size}: {error}")
+            frontier, size = after, size + 1
     head = tree.frontier_root(frontier).hex()
     counted = session.get(Setting, SIZE)
     if int(counted.value if counted else 0) != size:
@@ -196,12 +197,11 @@ def _check_entry(text: bytes, index: int) -> str:
 
 
 def _lines(session: Session, root: str, counted: list[int]) -> Iterator[bytes]:
-    entries: Iterable[bytes] = session.execute(
-        select(AuditRow.entry).order_by(AuditRow.index).execution_options(yield_per=BATCH)
-    ).scalars()
-    for entry in entries:
-        counted[0] += 1
-        yield entry + b"\n"
+    entries = session.scalars(select(AuditRow.entry).order_by(AuditRow.index).execution_options(yield_per=BATCH))
+    with closing(entries):
+        for entry in entries:
+            counted[0] += 1
+            yield entry + b"\n"
     yield canonical({"size": counted[0], "root": root, "checkpoint": None}) + b"\n"
 
 
