@@ -13,55 +13,12 @@ import pytest
 
 from daemon.jobs import Job, Jobs, JobSpec, folder_of, read_json, write_json
 from daemon.jobs.local import LocalJobs
-from daemon.jobs.server import PROCESS, QUEUED, identity, lives
+from daemon.jobs.server import PROCESS, QUEUED, lives
 from daemon.testing import InlineJobs
 from policies.errors import Corrupt, Misconfigured, Refused
+from tests.job_entries import crash, double, environment, hang, refuse, resume, stubborn
 
-HERE = "tests.daemon.test_jobs"
-
-
-def double(job: Job) -> dict[str, Any]:
-    (job.output / "made").write_text("made")
-    job.progress("half way", 0.5)
-    return {"twice": 2 * job.inputs["number"], "attempt": job.attempt, "seed": job.seed, "names": ["a"]}
-
-
-def refuse(job: Job) -> dict[str, Any]:
-    raise Refused("not on a Sunday", hint="come on Monday")
-
-
-def crash(job: Job) -> dict[str, Any]:
-    return {"never": 1 / job.inputs["number"]}
-
-
-def hang(job: Job) -> dict[str, Any]:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-    write_json(job.folder / "grandchild.json", identity(child.pid))
-    job.progress("hanging")
-    time.sleep(300)
-    return {}
-
-
-def stubborn(job: Job) -> dict[str, Any]:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    job.progress("deaf")
-    time.sleep(300)
-    return {}
-
-
-def resume(job: Job) -> dict[str, Any]:
-    seen = job.checkpoint / "seen"
-    if not seen.exists():
-        seen.write_text(str(job.attempt))
-        job.progress("stuck")
-        time.sleep(300)
-    return {"first": seen.read_text(), "attempt": job.attempt}
-
-
-def environment(job: Job) -> dict[str, Any]:
-    import json
-
-    return {"offline": os.environ["HF_HUB_OFFLINE"], "track": os.environ["DO_NOT_TRACK"], "json": bool(json)}
+HERE = "tests.job_entries"
 
 
 def spec(entry: Callable[[Job], dict[str, Any]], key: str = "bot.c1.candidate", **inputs: Any) -> JobSpec:
@@ -179,13 +136,19 @@ def test_a_child_that_will_not_end_is_ended(local: LocalJobs) -> None:
     assert local.find("bot.c1.candidate").state == "absent"
 
 
-def test_a_job_cancelled_while_it_waits_for_the_worker_never_runs(local: LocalJobs) -> None:
-    local.start(spec(double, number=1))
-    local.cancel("bot.c1.candidate")
-    local.start(spec(double, "after", number=1))
-    assert ended(local, "after") == "done"
-    state = local.find("bot.c1.candidate").state
-    assert state == "absent" or local.result("bot.c1.candidate")["attempt"] == 1
+def test_a_job_cancelled_while_it_waits_for_the_worker_never_runs(tmp_path: Path) -> None:
+    jobs = LocalJobs(tmp_path / "jobs", lambda: 5.0, preload=False)
+    os.kill(jobs._worker("torch").pid, signal.SIGSTOP)
+    jobs.start(spec(double, number=1))
+    assert jobs.find("bot.c1.candidate").state == "running"
+    jobs.cancel("bot.c1.candidate")
+    assert jobs.find("bot.c1.candidate").state == "absent"
+    jobs.start(spec(double, "after", number=1))
+    os.kill(jobs._worker("torch").pid, signal.SIGCONT)
+    assert ended(jobs, "after") == "done"
+    assert jobs.find("bot.c1.candidate").state == "absent"
+    assert not (jobs.folder("bot.c1.candidate") / "output").exists()
+    jobs.close()
 
 
 def test_a_killed_child_is_absent_and_resumes_from_its_checkpoint(local: LocalJobs) -> None:
