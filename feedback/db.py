@@ -46,7 +46,9 @@ def connect(url: str) -> Engine:
     if backend == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(parsed, pool_pre_ping=True, isolation_level="SERIALIZABLE")
-    raise Misconfigured(f"database {backend!r} is not supported", hint="use sqlite:///PATH or postgresql://USER@HOST/NAME")
+    raise Misconfigured(
+        f"database {backend!r} is not supported", hint="use sqlite:///PATH or postgresql://USER@HOST/NAME"
+    )
 
 
 def transact(engine: Engine, work: Callable[[Session], T], *, attempts: int = 8) -> T:
