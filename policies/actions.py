@@ -20,7 +20,7 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Do nothing. `cause` is a stable word (a change of it is logged); `outcome` is what the world answered, if it did."""
+    """Do nothing. `cause` is a stable word (its change is logged); `outcome` is what the world answered, if it did."""
 
     reason: str
     cause: str
@@ -125,6 +125,4 @@ class Fail:
     reason: str
 
 
-Action = (
-    Wait | Train | Evaluate | Reject | AskApproval | Promote | Ramp | Watch | Settle | Rollback | Cancel | Fail
-)
+Action = Wait | Train | Evaluate | Reject | AskApproval | Promote | Ramp | Watch | Settle | Rollback | Cancel | Fail

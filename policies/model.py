@@ -169,13 +169,17 @@ class SignalCounts:
 
 @dataclass(frozen=True, slots=True)
 class SetView:
-    """An accepted golden set: `role` is `goldens`, `safety` or `anchor`; `discordance` was last seen (None: never)."""
+    """An accepted golden set: `role` is `goldens`, `safety` or `anchor`; `discordance` was last seen (None: never).
+
+    `slices`: (name, items) pairs, empty where nobody counted them.
+    """
 
     name: str
     role: str
     items: int
     version: str
     discordance: float | None = None
+    slices: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

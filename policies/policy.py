@@ -120,7 +120,7 @@ class Approvals:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One deployment's policy. `gates`: options by gate name (each gate's own `Options`); `hash` of its canonical text."""
+    """One deployment's policy. `gates`: options by gate name (each gate's `Options`); `hash` of its canonical text."""
 
     name: str
     mode: Mode = Mode.APPROVE

@@ -4,3 +4,100 @@ A gate is one file here: `VERSION`, a frozen `Options`, `judge(candidate, champi
 Owns: the whitelist, the order, and that a missing, raising or empty gate refuses. Refuses to know how anything was
 measured. Called by `daemon.act` (after an evaluation) and `daemon.audit.replay`.
 """
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from policies.errors import Misconfigured
+from policies.evidence import failed, read
+from policies.model import Evidence, Result, SetView, Verdict
+
+NAMES = ("safety", "regression", "retention", "improvement", "budget", "data", "proof")
+TEACHER_NAMES = ("safety", "regression", "retention", "data")
+OPTIONAL = frozenset({"regression", "retention", "improvement"})
+PROBES = {"goldens": "goldens", "safety": "safety", "anchor": "retention"}
+
+
+def load(name: str) -> ModuleType:
+    """The module of a gate by its name in a policy.
+
+    Raises: Misconfigured for a name that is none of ours.
+    """
+    if name not in NAMES:
+        raise Misconfigured(f"there is no gate {name!r}", hint=f"the gates are {', '.join(NAMES)}")
+    return import_module(f"policies.gates.{name}")
+
+
+def for_step(step: str) -> tuple[str, ...]:
+    """The gates that a step's version must pass: a teacher is never served, so it meets fewer."""
+    return TEACHER_NAMES if step == "teacher" else NAMES
+
+
+def enabled(policy_gates: Mapping[str, Any], name: str) -> bool:
+    """Whether a gate is asked: only the optional ones can be switched off, and only in so many words."""
+    return name not in OPTIONAL or getattr(policy_gates.get(name), "enabled", True) is not False
+
+
+def judge_all(
+    candidate: Evidence,
+    champion: Evidence,
+    anchor: Evidence | None,
+    policy_gates: Mapping[str, Any],
+    *,
+    step: str = "candidate",
+    sets: Iterable[SetView] = (),
+) -> tuple[Verdict, ...]:
+    """One verdict for every gate of `step`, in a fixed order, whatever the others said.
+
+    `policy_gates`: each gate's `Options`. `sets`: the accepted sets, each of which must have been measured whole.
+    """
+    known = tuple(sets)
+    return tuple(_judge(name, (candidate, champion, anchor), policy_gates, known) for name in for_step(step))
+
+
+def _judge(
+    name: str,
+    evidence: tuple[Evidence, Evidence, Evidence | None],
+    policy_gates: Mapping[str, Any],
+    sets: tuple[SetView, ...],
+) -> Verdict:
+    gate = load(name)
+    if not enabled(policy_gates, name):
+        return Verdict(name, gate.VERSION, Result.PASS, "switched off by the policy")
+    options = policy_gates.get(name)
+    if not isinstance(options, gate.Options):
+        return failed(name, gate.VERSION, f"missing: the policy has no [gates.{name}]")
+    problem = _unmeasured(name, evidence[0], sets)
+    if problem:
+        return failed(name, gate.VERSION, problem)
+    try:
+        answer = gate.judge(*evidence, options)
+    except Exception as error:  # noqa: BLE001 - whatever a gate raises, its answer is no
+        return failed(name, gate.VERSION, f"the gate broke: {type(error).__name__}: {error}")
+    if not isinstance(answer, Verdict) or answer.gate != name:
+        return failed(name, gate.VERSION, "the gate gave no verdict of its own")
+    return answer
+
+
+def _unmeasured(name: str, candidate: Evidence, sets: tuple[SetView, ...]) -> str:
+    roles = {"regression": "goldens", "safety": "safety", "retention": "anchor"}
+    for view in sets:
+        if view.role != roles.get(name):
+            continue
+        rows, problem = read(candidate, PROBES[view.role])
+        n = sum(set_name == view.name for set_name, _ in rows)
+        if problem or n != view.items:
+            return problem or f"{n} of {view.items} accepted items of {view.name} were measured"
+    return ""
+
+
+def worst(first: Iterable[Verdict], second: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """The stricter of two judgements, gate by gate; a gate that only one of them asked is kept."""
+    found: dict[str, Verdict] = {}
+    for verdict in (*first, *second):
+        old = found.get(verdict.gate)
+        if old is None or verdict.result.severity > old.result.severity:
+            found[verdict.gate] = verdict
+    return tuple(found[name] for name in sorted(found, key=lambda n: NAMES.index(n) if n in NAMES else len(NAMES)))

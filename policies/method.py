@@ -1,0 +1,81 @@
+"""Which repair: nothing, a LoRA update or a re-distillation, and why not the others.
+
+Owns: the choice and its reason. Refuses to know how a method trains. Called by `policies.decide`.
+"""
+
+from dataclasses import dataclass
+
+from policies.model import DriftReport, Snapshot, VersionView
+from policies.policy import Policy
+from policies.words import listed
+
+LARGE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`method` is `nothing`, `lora`, `distill` or `echo`; `step` the first job's: `teacher` or `candidate`."""
+
+    method: str
+    step: str
+    reason: str
+
+
+def choose(snapshot: Snapshot, policy: Policy, trigger: str = "") -> Choice:
+    """The repair that `trigger` asks for, of those that the policy allows.
+
+    A re-distillation repairs what adapters can't: a stack of them, a teacher that is newer than its student, a drift of
+    questions and answers at once. Else the LoRA update, which is cheaper. Its first step is always the teacher, which
+    passes gates of its own before a student learns from it.
+    """
+    allowed = policy.method.allowed
+    can_distill = "distill" in allowed and bool(policy.method.teacher)
+    why = _why_distill(snapshot, policy, trigger)
+    if why and can_distill:
+        return Choice("distill", "teacher", f"re-distillation: {why}")
+    if "lora" in allowed:
+        return Choice("lora", "candidate", f"LoRA update: {_why_not_distill(snapshot, policy, why, can_distill)}")
+    if can_distill:
+        return Choice("distill", "teacher", "re-distillation: the policy allows no LoRA update")
+    if "echo" in allowed:
+        return Choice("echo", "candidate", "echo: the only method that the policy allows")
+    lacks = "the policy names no teacher" if "distill" in allowed else "the policy allows no method"
+    return Choice("nothing", "", f"nothing can be trained: {lacks}")
+
+
+def fresh(champion: VersionView | None, policy: Policy) -> bool:
+    """Whether the next adapter starts anew instead of continuing the champion's: too many updates are stacked."""
+    return champion is not None and champion.depth >= policy.method.max_depth
+
+
+def large(report: DriftReport | None) -> bool:
+    """Whether questions and answers both drifted, in at least half of the columns."""
+    if report is None or not (report.judged and report.drifted) or report.kind != "both":
+        return False
+    drifted = sum(column.drifted for column in report.columns)
+    return bool(report.columns) and drifted >= LARGE_SHARE * len(report.columns)
+
+
+def _why_distill(snapshot: Snapshot, policy: Policy, trigger: str) -> str:
+    if trigger == "teacher":
+        return "the teacher was refreshed"
+    depth = snapshot.champion.depth if snapshot.champion else 0
+    if depth >= policy.method.distill_depth:
+        return f"{depth} adapter updates are stacked, {policy.method.distill_depth} are allowed"
+    if large(snapshot.evidence_drift or snapshot.drift):
+        return "questions and answers drifted in most columns"
+    return ""
+
+
+def _why_not_distill(snapshot: Snapshot, policy: Policy, why: str, can_distill: bool) -> str:
+    depth = snapshot.champion.depth if snapshot.champion else 0
+    if why and not can_distill:
+        lacks = "names no teacher" if "distill" in policy.method.allowed else "allows no re-distillation"
+        return f"{why}, but the policy {lacks}"
+    parts = [f"{depth} of {policy.method.distill_depth} adapter updates stacked"]
+    if can_distill:
+        parts.append("no newer teacher")
+        parts.append("no drift that asks for more")
+    if fresh(snapshot.champion, policy):
+        parts.append("starting a fresh adapter")
+    return listed(parts)
