@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from daemon import baselines, judging, learning, serving
-from daemon.answer import Answer, Apply
+from daemon.answer import Answer, Apply, nothing
 from daemon.context import Context
 from daemon.tables import Cycle, MeasurementRow, Slot, VersionRow
 from feedback import quarantine
@@ -16,31 +16,33 @@ from feedback.tables import DatasetRow
 from policies import actions
 from policies.actions import Action
 from policies.errors import Corrupt, Misconfigured, Refused, Transient
-from policies.model import Outcome, Phase
+from policies.model import Outcome, Phase, Snapshot
+from policies.triggers import after_cycle
 
 HOLDS = "safety"
+HALFWAY = frozenset({Phase.PROMOTING.value, Phase.RAMPING.value})
 
 
-def carry_out(context: Context, slot: Slot, cycle: Cycle | None, action: Action) -> Answer:
+def carry_out(context: Context, slot: Slot, cycle: Cycle | None, action: Action, snapshot: Snapshot) -> Answer:
     """Do it, and say what came of it.
 
     Raises: Corrupt, which stops the service; everything else is an answer.
     """
     try:
-        return _do(context, slot, cycle, action)
+        return _do(context, slot, cycle, action, snapshot)
     except Transient as error:
-        return Answer(_away(action, Phase(slot.phase)), note=str(error), error=str(error), apply=_heading(action))
+        away = isinstance(action, actions.Promote | actions.Rollback)
+        outcome = Outcome.UNFINISHED if away else Outcome.RETRY
+        return Answer(outcome, note=str(error), error=str(error), apply=_heading(action))
     except (Refused, Misconfigured) as error:
-        note = f"{error}. {error.hint}" if error.hint else str(error)
-        if isinstance(action, actions.Train | actions.Evaluate):
-            return Answer(Outcome.REFUSED, note=note, apply=_closing(context, "refused", note))
-        return Answer(_away(action, Phase(slot.phase)), note=note, error=note, apply=_heading(action))
+        note = f"{error} ({error.hint})" if error.hint else str(error)
+        return Answer(Outcome.REFUSED, note=note, error=note, apply=_refused(context, slot, action, note))
 
 
-def _do(context: Context, slot: Slot, cycle: Cycle | None, action: Action) -> Answer:
+def _do(context: Context, slot: Slot, cycle: Cycle | None, action: Action, snapshot: Snapshot) -> Answer:
     match action:
         case actions.Rollback():
-            return serving.rollback(context, slot, cycle, action)
+            return serving.rollback(context, slot, action)
         case actions.Wait() | actions.Watch():
             raise Corrupt("a wait was stored as an open decision", hint="report this defect")
     if cycle is None:
@@ -53,11 +55,11 @@ def _do(context: Context, slot: Slot, cycle: Cycle | None, action: Action) -> An
         case actions.Promote():
             return serving.promote(context, slot, cycle, action)
         case actions.Ramp():
-            return serving.ramp(context, slot, cycle, action)
+            return serving.ramp(context, slot, action)
         case actions.AskApproval():
             return ask(context, cycle)
         case actions.Reject():
-            return reject(context, cycle, action)
+            return reject(context, cycle, action, snapshot)
         case actions.Settle():
             return settle(context, slot, cycle, action)
         case actions.Cancel() | actions.Fail():
@@ -92,10 +94,11 @@ def ask(context: Context, cycle: Cycle) -> Answer:
     return Answer(Outcome.ASKED, facts={"version": cycle.candidate}, apply=apply)
 
 
-def reject(context: Context, cycle: Cycle, action: actions.Reject) -> Answer:
+def reject(context: Context, cycle: Cycle, action: actions.Reject, snapshot: Snapshot) -> Answer:
     """End the cycle; what a refusal by safety was trained on is held back until a person has looked at it."""
     version = judging.subject(cycle)
     now = context.clock.now()
+    window_end, _ = after_cycle(snapshot, context.policy, action.kind)
 
     def apply(session: Session, slot: Slot, kept: Cycle | None) -> None:
         assert kept is not None
@@ -106,8 +109,8 @@ def reject(context: Context, cycle: Cycle, action: actions.Reject) -> Answer:
             held = dataset_new(session, kept)
             quarantine.hold(session, held, f"in the training data of {version}, which safety refused", now)
             slot.window_end = kept.window_last
-        elif action.kind not in ("refused", "inconclusive") or _last_try(session, context, slot, kept):
-            slot.window_end = kept.window_last
+        else:
+            slot.window_end = window_end
         serving.end_cycle(slot, kept, "rejected" if action.kind == "person" else action.kind, action.reason, now)
 
     facts = {"version": version, "kind": action.kind, "refused_by": list(action.refused_by)}
@@ -118,18 +121,6 @@ def dataset_new(session: Session, cycle: Cycle) -> list[int]:
     """The sequence numbers of the cycle's window that its dataset used."""
     seqs = session.scalar(select(DatasetRow.seqs).where(DatasetRow.hash == cycle.dataset)) or []
     return [int(s) for s in seqs if cycle.window_first < int(s) <= cycle.window_last]
-
-
-def _last_try(session: Session, context: Context, slot: Slot, cycle: Cycle) -> bool:
-    used = session.scalars(
-        select(Cycle.id).where(
-            Cycle.slot == slot.id,
-            Cycle.window_first == slot.window_end,
-            Cycle.outcome.in_(("refused", "inconclusive")),
-            Cycle.id != cycle.id,
-        )
-    )
-    return len(list(used)) + 1 >= context.policy.triggers.tries
 
 
 def settle(context: Context, slot: Slot, cycle: Cycle, action: actions.Settle) -> Answer:
@@ -182,21 +173,21 @@ def _closing(context: Context, outcome: str, reason: str) -> Apply:
     return apply
 
 
-def _away(action: Action, phase: Phase) -> Outcome:
-    """What an absent world leaves behind: a half-done effect on a target is never plain 'retry'."""
-    match action:
-        case actions.Rollback():
-            return serving.unfinished_rollback(phase)
-        case actions.Promote():
-            return Outcome.UNFINISHED
-        case actions.Ramp():
-            return Outcome.RETRY
-    return Outcome.RETRY
+def _refused(context: Context, slot: Slot, action: Action, note: str) -> Apply:
+    """What a refusal leaves behind: learning ends its cycle; a half-done change of traffic heads back."""
+    if isinstance(action, actions.Rollback):
+        return nothing
+    if slot.phase in HALFWAY:
+        return _towards(serving.before(slot))
+    return _closing(context, "refused", note)
 
 
 def _heading(action: Action) -> Apply:
+    return _towards(action.to) if isinstance(action, actions.Rollback) else nothing
+
+
+def _towards(version: str) -> Apply:
     def apply(_session: Session, slot: Slot, _cycle: Cycle | None) -> None:
-        if isinstance(action, actions.Rollback):
-            slot.rollback_to = action.to
+        slot.rolling_back_to = version
 
     return apply

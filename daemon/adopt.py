@@ -46,7 +46,7 @@ def _publish(context: Context) -> str:
         )
     engine = "echo" if (folder / ANSWERS).exists() else "transformers"
     known = {"parents": [], "teacher": "", "dataset": "", "method": "adopted", "seed": 0, "depth": 0}
-    manifest = learning.manifest_of(context, folder, kind="base", engine=engine, base="", **known)
+    manifest = learning.manifest_of(context, kind="base", engine=engine, base="", **known)
     return context.registry.publish(folder, manifest)
 
 

@@ -13,11 +13,12 @@ from daemon.answer import Answer
 from daemon.audit import log as audit
 from daemon.tables import CommandRow, Slot
 from policies.actions import Action, Cancel
-from policies.decide import answer as why_not
+from policies.commands import answer as why_not
 from policies.model import CommandView, Outcome, Snapshot
+from policies.policy import Policy
 
 
-def settle_at_once(session: Session, slot: Slot, now: float, snapshot: Callable[[], Snapshot]) -> None:
+def settle_at_once(session: Session, slot: Slot, policy: Policy, now: float, snapshot: Callable[[], Snapshot]) -> None:
     """Carry out pause and resume, and refuse with its reason what can't be done where the slot stands."""
     rows = session.scalars(
         select(CommandRow)
@@ -30,7 +31,7 @@ def settle_at_once(session: Session, slot: Slot, now: float, snapshot: Callable[
             _close(session, row, "done", "paused" if slot.paused_by else "resumed", now)
             continue
         view = CommandView(row.id, row.verb, row.actor, row.reason, row.version, row.at)
-        refusal = why_not(view, snapshot())
+        refusal = why_not(view, snapshot(), policy)
         if refusal is not None:
             _close(session, row, "refused", refusal, now)
 
@@ -41,8 +42,8 @@ def conclude(session: Session, action: Action, answer: Answer, now: float) -> st
     if row is None:
         return ""
     waits_for_rollback = isinstance(action, Cancel) and row.verb == "rollback"
-    if not answer.error and not waits_for_rollback:
-        refused = answer.outcome in (Outcome.REFUSED, Outcome.FAILED, Outcome.MISSERVED)
+    refused = answer.outcome in (Outcome.REFUSED, Outcome.FAILED, Outcome.MISSERVED)
+    if (refused or not answer.error) and not waits_for_rollback:
         text = f"{answer.outcome.value}: {answer.note}" if answer.note else answer.outcome.value
         _close(session, row, "refused" if refused else "done", text, now)
     return row.actor

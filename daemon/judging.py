@@ -149,11 +149,11 @@ def judge(context: Context, slot: Slot, cycle: Cycle, found: list[Measurement]) 
     candidate = Evidence(version, tuple(m for m in found if m.version == version))
     champion = Evidence(slot.champion, tuple(m for m in found if m.version == slot.champion))
     best = Evidence(anchor, tuple(m for m in found if m.version == anchor)) if anchor else None
-    current = gates.judge_all(candidate, champion, best, context.policy.gates)
+    current = gates.judge_all(candidate, champion, best, context.policy.gates, step=cycle.step)
     if cycle.policy_hash == context.policy.hash:
         return current
     begun = context.policy_of(cycle.policy_hash)
-    return gates.stricter(current, gates.judge_all(candidate, champion, best, begun.gates))
+    return gates.worst(current, gates.judge_all(candidate, champion, best, begun.gates, step=cycle.step))
 
 
 def measurements_of(session: Session, evaluation: str) -> list[Measurement]:

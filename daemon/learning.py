@@ -4,7 +4,6 @@ Owns: the dataset of a cycle, the job's inputs, the manifest of what came out. R
 (`policies`), and to know how a method trains (`daemon.training`). Called by `daemon.act`.
 """
 
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -15,7 +14,6 @@ from daemon.answer import Answer
 from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.models import Ref
-from daemon.registry import describe
 from daemon.tables import Cycle, Slot, VersionRow
 from feedback import dataset, db
 from feedback.dataset import Dataset
@@ -121,7 +119,6 @@ def publish(context: Context, slot: Slot, cycle: Cycle) -> tuple[str, dict[str, 
     folder = context.jobs.folder(cycle.job) / "output"
     manifest = manifest_of(
         context,
-        folder,
         kind=str(result["kind"]),
         engine=str(result["engine"]),
         base=str(result.get("base", "")),
@@ -135,8 +132,8 @@ def publish(context: Context, slot: Slot, cycle: Cycle) -> tuple[str, dict[str, 
     return context.registry.publish(folder, manifest), result
 
 
-def manifest_of(context: Context, folder: Path, **known: Any) -> dict[str, Any]:
-    """The manifest of a model folder: what is known about its making, and what can be read off its files. No times."""
+def manifest_of(context: Context, **known: Any) -> dict[str, Any]:
+    """The manifest of a model folder: what is known about its making; the registry adds what its files say. No times."""
     return {
         "schema": 1,
         "deployment": context.deployment.name,
@@ -145,7 +142,6 @@ def manifest_of(context: Context, folder: Path, **known: Any) -> dict[str, Any]:
         "policy_hash": context.policy.hash,
         "code": environment.code_digest(),
         "environment": environment.digest(),
-        **describe(folder),
         **known,
     }
 

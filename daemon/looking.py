@@ -4,6 +4,8 @@ Owns: when a look is due and where its report goes. Refuses to decide whether a 
 compute one (`feedback.drift`). Called by `daemon.loop` before every decision.
 """
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -13,7 +15,6 @@ from daemon import baselines, clock, codec, drifting
 from daemon.audit import log as audit
 from daemon.context import Context
 from daemon.jobs import JobSpec
-from daemon.registry import file_digest
 from daemon.tables import Baseline, DriftRow, Slot
 from feedback import db, drift, store, windows
 from policies.errors import Corrupt
@@ -189,6 +190,12 @@ def _collect(session: Session, context: Context, slot_id: int, key: str, error: 
             "drifted": report.drifted,
             "kind": report.kind,
             "window": list(report.current),
-            "files": {name: file_digest(name) for name in report.files},
+            "files": {name: _digest(Path(name)) for name in report.files},
         },
     )
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a report's file, hex: what the audit log says of it can be checked later."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from daemon import act, codec, command_outcomes, looking
+from daemon import act, clock, codec, command_outcomes, looking
 from daemon.answer import Answer
 from daemon.audit import log as audit
 from daemon.context import Context
@@ -101,6 +101,7 @@ def _new_cycle(session: Session, context: Context, slot: Slot, action: Train) ->
         started=context.clock.now(),
     )
     session.add(cycle)
+    clock.done(session, f"learn/{slot.deployment}/{slot.tenant}", context.clock.now())
     session.flush()
     return cycle
 
@@ -139,7 +140,7 @@ def _carry_out(context: Context, slot_id: int) -> Tick:
     slot, cycle, decision = db.read(context.engine, load)
     action = codec.action_from_json(decision.body)
     logger.info("acting", deployment=slot.deployment, action=decision.action, reason=decision.reason)
-    answer = act.carry_out(context, slot, cycle, action)
+    answer = act.carry_out(context, slot, cycle, action, codec.snapshot_from_json(decision.snapshot))
     db.transact(context.engine, lambda session: _conclude(session, context, slot_id, decision.id, action, answer))
     logger.info(
         "acted", deployment=slot.deployment, action=decision.action, outcome=answer.outcome.value, note=answer.note

@@ -55,9 +55,7 @@ class Service:
         settings.state.mkdir(parents=True, exist_ok=True)
         self.engine = db.connect(settings.database)
         self.registry = Registry(settings.state / "registry")
-        self.jobs: Jobs = jobs or LocalJobs(
-            settings.state / "jobs", now=self.clock.now, preload=settings.preload_jobs
-        )
+        self.jobs: Jobs = jobs or LocalJobs(settings.state / "jobs", now=self.clock.now, preload=settings.preload_jobs)
         self.lease = Leadership(self.engine, now=self.clock.now)
         self.intake = Intake(self.engine, settings, self.clock)
         self._running: dict[str, _Running] = {}
@@ -102,9 +100,7 @@ class Service:
         """A change of policy is an audit entry, with the policy before it."""
         before = self._running[name].context.policy.hash if name in self._running else self._last_policy(name)
         now = self.clock.now()
-        db.transact(
-            self.engine, lambda s: adopt.record_policy(s, name, policy.hash, text, now, previous=before or "")
-        )
+        db.transact(self.engine, lambda s: adopt.record_policy(s, name, policy.hash, text, now, previous=before or ""))
         self._policies[policy.hash] = policy
 
     def _last_policy(self, name: str) -> str:

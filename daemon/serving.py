@@ -6,15 +6,16 @@ decide when. Called by `daemon.act`.
 
 import json
 
+from sqlalchemy.orm import Session
+
 from daemon import baselines, judging
 from daemon.answer import Answer
 from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.tables import Cycle, Slot, VersionRow
 from policies.actions import Promote, Ramp, Rollback
-from policies.errors import Refused, Transient
+from policies.errors import Transient
 from policies.model import Outcome, Phase
-from sqlalchemy.orm import Session
 
 PROVE_SECONDS = 900.0
 
@@ -26,13 +27,13 @@ def promote(context: Context, slot: Slot, cycle: Cycle, action: Promote) -> Answ
     """
     key = f"{cycle.evaluation}.prove"
     if cycle.job == key and context.jobs.find(key).state == "done":
-        return _proven(context, cycle, action, context.jobs.result(key))
+        return _proven(context, action, context.jobs.result(key))
     if cycle.job == key and (found := context.jobs.find(key)).state == "failed":
-        context.jobs.start(_proof(context, slot, cycle, action.version, key))
+        context.jobs.start(_proof(context, cycle, action.version, key))
         raise Transient(f"the proof of serving failed: {found.error}", hint="is the target reachable?")
     context.target.load(context.registry.ref(action.version))
-    context.target.route(_shares(slot, action.version, action.share), context.token())
-    context.jobs.start(_proof(context, slot, cycle, action.version, key))
+    context.target.route(_shares(slot.champion, action.version, action.share), context.token())
+    context.jobs.start(_proof(context, cycle, action.version, key))
 
     def apply(_session: Session, _slot: Slot, kept: Cycle | None) -> None:
         assert kept is not None
@@ -41,7 +42,7 @@ def promote(context: Context, slot: Slot, cycle: Cycle, action: Promote) -> Answ
     return Answer(Outcome.UNFINISHED, note="routed; the target has yet to prove what it serves", apply=apply)
 
 
-def _proof(context: Context, slot: Slot, cycle: Cycle, version: str, key: str) -> JobSpec:
+def _proof(context: Context, cycle: Cycle, version: str, key: str) -> JobSpec:
     target = context.deployment.target
     return JobSpec(
         key=key,
@@ -66,7 +67,7 @@ def _options(options: object) -> dict[str, object]:
     return plain
 
 
-def _proven(context: Context, cycle: Cycle, action: Promote, result: dict[str, object]) -> Answer:
+def _proven(context: Context, action: Promote, result: dict[str, object]) -> Answer:
     facts = {"version": action.version, "proof": result, "share": action.share}
     if not result.get("serves"):
         note = (
@@ -77,13 +78,13 @@ def _proven(context: Context, cycle: Cycle, action: Promote, result: dict[str, o
     def apply(session: Session, slot: Slot, kept: Cycle | None) -> None:
         assert kept is not None
         install(session, context, slot, action.version)
-        slot.window_end, slot.ramp_step = kept.window_last, 0
+        slot.window_end, slot.ramp_step, slot.ramp_since = kept.window_last, 0, context.clock.now()
 
     return Answer(Outcome.PROMOTED if action.share >= 1.0 else Outcome.RAMPING, facts=facts, apply=apply)
 
 
 def _misserved(_session: Session, slot: Slot, _cycle: Cycle | None) -> None:
-    slot.rollback_to = slot.champion
+    slot.rolling_back_to = slot.champion
 
 
 def install(session: Session, context: Context, slot: Slot, version: str) -> None:
@@ -99,18 +100,18 @@ def install(session: Session, context: Context, slot: Slot, version: str) -> Non
     baselines.freeze_inputs(session, slot, version, context.policy.drift.current, now)
 
 
-def ramp(context: Context, slot: Slot, _cycle: Cycle, action: Ramp) -> Answer:
+def ramp(context: Context, slot: Slot, action: Ramp) -> Answer:
     """Give the promoted version its next share; the last one ends the ramp."""
-    context.target.route(_shares_between(slot.predecessor, action.version, action.share), context.token())
+    context.target.route(_shares(slot.predecessor, action.version, action.share), context.token())
 
     def apply(_session: Session, kept: Slot, _cycle: Cycle | None) -> None:
-        kept.ramp_step = action.step
+        kept.ramp_step, kept.ramp_since = action.step, context.clock.now()
 
     outcome = Outcome.RAMPED if action.share >= 1.0 else Outcome.RAMPING
     return Answer(outcome, facts={"version": action.version, "share": action.share}, apply=apply)
 
 
-def rollback(context: Context, slot: Slot, _cycle: Cycle | None, action: Rollback) -> Answer:
+def rollback(context: Context, slot: Slot, action: Rollback) -> Answer:
     """Serve `to` alone, and check that the target says so.
 
     Raises: Transient where the target is away or serves something else; Refused where `to` is no version of ours.
@@ -136,7 +137,7 @@ def rollback(context: Context, slot: Slot, _cycle: Cycle | None, action: Rollbac
             refused = session.get(VersionRow, cycle.candidate)
             if refused is not None:
                 refused.state = "rejected"
-        kept.rollback_to, kept.ramp_step = "", 0
+        kept.rolling_back_to, kept.ramp_step, kept.ramp_since = "", 0, 0.0
         end_cycle(kept, cycle, "rolled_back", action.reason, context.clock.now())
 
     return Answer(Outcome.ROLLED_BACK, facts={"version": action.to, "left": left}, apply=apply)
@@ -149,20 +150,10 @@ def end_cycle(slot: Slot, cycle: Cycle | None, outcome: str, reason: str, now: f
     slot.cycle = 0
 
 
-def _shares(slot: Slot, version: str, share: float) -> dict[str, float]:
-    return _shares_between(slot.champion, version, share)
-
-
-def _shares_between(old: str, new: str, share: float) -> dict[str, float]:
+def _shares(old: str, new: str, share: float) -> dict[str, float]:
     return {new: 1.0} if share >= 1.0 else {new: share, old: 1.0 - share}
 
 
-def unfinished_rollback(phase: Phase) -> Outcome:
-    """Where a rollback that met an absent target leaves the slot: still rolling back, never promoting again."""
-    return Outcome.MISSERVED if phase is Phase.PROMOTING else Outcome.UNFINISHED
-
-
-def check_named(context: Context, version: str) -> None:
-    """Raises: Refused where the registry has no such version."""
-    if not context.registry.exists(version):
-        raise Refused(f"{version} is not in the registry", hint="learnctl versions lists what is")
+def before(slot: Slot) -> str:
+    """What served before the change under way: still the champion while promoting, its predecessor while ramping."""
+    return slot.champion if slot.phase == Phase.PROMOTING.value else slot.predecessor

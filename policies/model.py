@@ -297,7 +297,8 @@ class Attempt:
 class Snapshot:
     """One slot at one moment: all that `decide` may know, rebuilt from the database every tick.
 
-    `rollback_to` names where an unfinished rollback is heading ("" while there is none).
+    `rolling_back_to` names where an unfinished rollback is heading ("" while there is none); `ramp_since` is when the
+    traffic got its present share.
     """
 
     now: float
@@ -308,7 +309,7 @@ class Snapshot:
     head: int
     champion: VersionView | None = None
     predecessor: str = ""
-    rollback_to: str = ""
+    rolling_back_to: str = ""
     anchor: str = ""
     paused_by: str = ""
     consent_set: bool = False
