@@ -128,7 +128,7 @@ def _new(draw: _Draw, window: tuple[int, int]) -> list[Record]:
     drawn = _shuffled(draw.session.scalars(query), draw.mixture.seed)
     before = draw.thrown.total()
     kept = list(islice(_clean(_fetch(draw.session, drawn), draw), draw.mixture.new))
-    draw.thrown["over_quota"] += len(drawn) - len(kept) - (draw.thrown.total() - before)
+    draw.thrown["over_quota"] += len(drawn) - len(kept) - (draw.thrown.total() - before)  # not even looked at
     return sorted(kept, key=lambda record: record.seq)
 
 
@@ -149,25 +149,25 @@ def _replay(draw: _Draw, first: int, answered_anew: set[str]) -> list[Record]:
 
 
 def _anchors(draw: _Draw, anchors: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    usable = []
-    for item in anchors if draw.mixture.anchor else ():
-        if not examples.prompt(item) or not item.get("reference"):
-            draw.thrown["anchor_without_reference"] += 1
-        elif prompt_text(item["messages"]) in draw.forbidden:
-            draw.thrown["near_duplicate"] += 1
-        else:
-            usable.append(item)
-    return _shuffled_by(usable, draw.mixture.seed, lambda item: json.dumps(item, sort_keys=True))[: draw.mixture.anchor]
+    offered = list(anchors if draw.mixture.anchor else ())
+    usable = [item for item in offered if examples.prompt(item) and item.get("reference")]
+    near = draw.forbidden.hits([prompt_text(item["messages"]) for item in usable])
+    draw.thrown["anchor_without_reference"] += len(offered) - len(usable)
+    draw.thrown["near_duplicate"] += sum(near)
+    clean = [item for item, is_near in zip(usable, near, strict=True) if not is_near]
+    return _shuffled_by(clean, draw.mixture.seed, lambda item: json.dumps(item, sort_keys=True))[: draw.mixture.anchor]
 
 
-def _clean(records: Iterable[Record], draw: _Draw) -> Iterator[Record]:
-    for record in records:
-        if not examples.prompt(record.body) or not any(examples.of_record(record, "new", record.time, 1.0)):
-            draw.thrown["no_content"] += 1
-        elif prompt_text(record.body["messages"]) in draw.forbidden:
-            draw.thrown["near_duplicate"] += 1
-        else:
-            yield record
+def _clean(records: Iterator[Record], draw: _Draw) -> Iterator[Record]:
+    while chunk := list(islice(records, CHUNK)):
+        near = draw.forbidden.hits([prompt_text(record.body.get("messages") or []) for record in chunk])
+        for record, is_near in zip(chunk, near, strict=True):
+            if is_near:
+                draw.thrown["near_duplicate"] += 1
+            elif not examples.prompt(record.body) or not any(examples.of_record(record, "new", record.time, 1.0)):
+                draw.thrown["no_content"] += 1
+            else:
+                yield record
 
 
 def _shuffled(seqs: Iterable[int], seed: int) -> list[int]:
