@@ -42,7 +42,7 @@ def rollback_to(command: CommandView, snapshot: Snapshot) -> str:
         return command.version or snapshot.predecessor
     if snapshot.phase is Phase.PROMOTING:
         return retreat(snapshot)
-    unfinished = snapshot.rollback_to if snapshot.phase is Phase.ROLLING_BACK else ""
+    unfinished = snapshot.rolling_back_to if snapshot.phase is Phase.ROLLING_BACK else ""
     return command.version or unfinished or retreat(snapshot)
 
 

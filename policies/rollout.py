@@ -79,7 +79,8 @@ def ramping(snapshot: Snapshot, policy: Policy) -> Action:
     if snapshot.paused_by:
         return Wait(f"{seen}; paused by {snapshot.paused_by}: learnctl resume", "paused")
     dwell = policy.rollout.dwell_hours * HOUR
-    until = snapshot.phase_since + (step + 1) * dwell
+    # Without the time of the last step, every step so far is counted: too long rather than too short.
+    until = snapshot.ramp_since + dwell if snapshot.ramp_since else snapshot.phase_since + (step + 1) * dwell
     if snapshot.now < until:
         return Wait(f"{seen}; the next step in {duration(until - snapshot.now)}", "ramping")
     after = min(step + 1, len(steps) - 1)
@@ -113,7 +114,7 @@ def rolling_back(snapshot: Snapshot, policy: Policy) -> Action:  # noqa: ARG001 
     asked = _asked_back(snapshot)
     if asked is not None:
         return asked
-    to = snapshot.rollback_to or retreat(snapshot)
+    to = snapshot.rolling_back_to or retreat(snapshot)
     if not to:
         return Wait("rolling back, but there is no version to go back to: a person must act", "stuck")
     return Rollback(f"rolling back to {to}: {snapshot.attempt.error or 'taking the next step'}", to)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from policies.model import WatchView
 from policies.policy import WatchRule
 from policies.stats import Rates, difference_sequence, log_evidence
-from policies.words import count, duration, interval, percent
+from policies.words import about, count, duration, interval, percent
 
 HOUR = 3600.0
 MOST_VOTES = 1_000_000
@@ -58,7 +58,7 @@ def judge(view: WatchView, rule: WatchRule, now: float) -> Judgement:
     if more is None:
         waits.append("more ratings at this rate would not decide")
     elif more:
-        waits.append(f"about {count(more)} more decide")
+        waits.append(f"about {about(more)} more decide")
     ratings = f"{count(view.now.n, 'rating')} of the new version"
     good = f", {percent(view.now.good / view.now.n)} good" if view.now.n else ""
     reason = "; ".join([f"{ratings}{good}", *waits])

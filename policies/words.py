@@ -49,3 +49,9 @@ def listed(parts: tuple[str, ...] | list[str]) -> str:
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def about(n: int) -> str:
+    """A count that is only an estimate, rounded up to two digits: 8,659 is `8,700`."""
+    unit = 10 ** max(0, len(str(abs(n))) - 2)
+    return f"{-(-n // unit) * unit:,}"

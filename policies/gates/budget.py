@@ -16,7 +16,7 @@ ITEMS = ("latency_ms", "memory_bytes", "size_bytes", "tokens_per_second")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`*_ratio`: candidate over champion; highest for latency, size and memory, lowest for throughput.
+    """`latency_ratio`, `size_ratio`, `memory_ratio`: highest of candidate over champion; `tokens_ratio`: lowest.
 
     `latency_ms`, `size_bytes`, `memory_bytes`: highest by themselves, `tokens_per_second`: lowest; 0 means no limit.
     """

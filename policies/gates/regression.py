@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from policies.evidence import Pair, failed, paired, verdict
 from policies.model import Claim, Evidence, Result, Verdict
 from policies.stats import holm, items_needed, mcnemar, paired_difference
-from policies.words import count, interval, percent
+from policies.words import about, count, interval, percent
 
 VERSION = 1
 
@@ -63,7 +63,7 @@ def margin_claim(against: str, pairs: tuple[Pair, ...], margin: float, error: fl
         result, note = Result.FAIL, f"{seen}: worse by more than the margin of {100 * margin:g}"
     else:
         discordance = sum(pair.gain != 0 for pair in pairs) / n
-        more = f"; about {count(items_needed(margin, discordance, error))} would" if margin > 0 else ""
+        more = f"; about {about(items_needed(margin, discordance, error))} would" if margin > 0 else ""
         result, note = Result.INCONCLUSIVE, f"{seen}: {count(n)} items can't prove {100 * margin:g}{more}"
     return Claim(f"margin against {against}", result, n, gain, low, high, -margin, 2 * error, note)
 
