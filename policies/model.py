@@ -297,6 +297,7 @@ class Attempt:
 class Snapshot:
     """One slot at one moment: all that `decide` may know, rebuilt from the database every tick.
 
+    `counts` are of (past.window_end, head], `judge_total` of all time. `attempt.action` is an action's class name.
     `rolling_back_to` names where an unfinished rollback is heading ("" while there is none); `ramp_since` is when the
     traffic got its present share.
     """
@@ -330,6 +331,7 @@ class Snapshot:
     commands: tuple[CommandView, ...] = ()
     watch: WatchView | None = None
     ramp_step: int = 0
+    ramp_since: float = 0.0
     target_splits: bool = False
     attempt: Attempt = Attempt()
     granted: bool = True
