@@ -13,6 +13,7 @@ TABLE: dict[tuple[Phase, Outcome], Phase] = {
     (_P.GATHERING, _O.READY): _P.IDLE,
     (_P.GATHERING, _O.ROLLED_BACK): _P.GATHERING,
     (_P.GATHERING, _O.UNFINISHED): _P.ROLLING_BACK,
+    (_P.GATHERING, _O.REFUSED): _P.GATHERING,
     (_P.IDLE, _O.LACKING): _P.GATHERING,
     (_P.IDLE, _O.TRAINING_STARTED): _P.TRAINING,
     (_P.IDLE, _O.REFUSED): _P.IDLE,
@@ -53,43 +54,38 @@ TABLE: dict[tuple[Phase, Outcome], Phase] = {
     (_P.PROMOTING, _O.UNFINISHED): _P.PROMOTING,
     (_P.PROMOTING, _O.MISSERVED): _P.ROLLING_BACK,
     (_P.PROMOTING, _O.ROLLED_BACK): _P.IDLE,
+    (_P.PROMOTING, _O.REFUSED): _P.ROLLING_BACK,
     (_P.RAMPING, _O.RAMPING): _P.RAMPING,
     (_P.RAMPING, _O.RAMPED): _P.WATCHING,
     (_P.RAMPING, _O.UNFINISHED): _P.ROLLING_BACK,
     (_P.RAMPING, _O.MISSERVED): _P.ROLLING_BACK,
     (_P.RAMPING, _O.RETRY): _P.RAMPING,
     (_P.RAMPING, _O.ROLLED_BACK): _P.IDLE,
+    (_P.RAMPING, _O.REFUSED): _P.ROLLING_BACK,
     (_P.WATCHING, _O.SETTLED): _P.IDLE,
     (_P.WATCHING, _O.UNPROVEN): _P.IDLE,
     (_P.WATCHING, _O.ROLLED_BACK): _P.IDLE,
     (_P.WATCHING, _O.UNFINISHED): _P.ROLLING_BACK,
     (_P.WATCHING, _O.RETRY): _P.WATCHING,
+    (_P.WATCHING, _O.REFUSED): _P.WATCHING,
     (_P.ROLLING_BACK, _O.ROLLED_BACK): _P.IDLE,
     (_P.ROLLING_BACK, _O.UNFINISHED): _P.ROLLING_BACK,
+    (_P.ROLLING_BACK, _O.REFUSED): _P.ROLLING_BACK,
 }
 
-_ANSWERS: dict[str, frozenset[Outcome]] = {
+# All that an action (by its class name) may answer: the table has a move for every one of them, in every phase that asks.
+ANSWERS: dict[str, frozenset[Outcome]] = {
     "Train": frozenset({_O.TRAINING_STARTED, _O.REFUSED, _O.RETRY}),
     "Evaluate": frozenset({_O.EVALUATION_STARTED, _O.JUDGED, _O.REFUSED, _O.RETRY}),
     "Reject": frozenset({_O.REJECTED, _O.RETRY}),
     "AskApproval": frozenset({_O.ASKED, _O.RETRY}),
-    "Promote": frozenset({_O.PROMOTED, _O.RAMPING, _O.UNFINISHED, _O.MISSERVED}),
-    "Ramp": frozenset({_O.RAMPING, _O.RAMPED, _O.MISSERVED, _O.RETRY}),
+    "Promote": frozenset({_O.PROMOTED, _O.RAMPING, _O.UNFINISHED, _O.MISSERVED, _O.REFUSED}),
+    "Ramp": frozenset({_O.RAMPING, _O.RAMPED, _O.MISSERVED, _O.REFUSED, _O.RETRY}),
     "Settle": frozenset({_O.SETTLED, _O.UNPROVEN, _O.RETRY}),
-    "Rollback": frozenset({_O.ROLLED_BACK, _O.UNFINISHED}),
+    "Rollback": frozenset({_O.ROLLED_BACK, _O.UNFINISHED, _O.REFUSED}),
     "Cancel": frozenset({_O.CANCELLED, _O.RETRY}),
     "Fail": frozenset({_O.FAILED, _O.RETRY}),
 }
-
-
-def answers(phase: Phase, action: str) -> frozenset[Outcome]:
-    """All that an action (by its class name) may answer in a phase: the table has a move for every one of them.
-
-    A rollback that stays unfinished while promoting answers `misserved`, since `unfinished` means the promotion there.
-    """
-    if action == "Rollback" and phase is Phase.PROMOTING:
-        return frozenset({_O.ROLLED_BACK, _O.MISSERVED})
-    return _ANSWERS.get(action, frozenset())
 
 
 def advance(phase: Phase, outcome: Outcome) -> Phase:

@@ -44,7 +44,7 @@ def promoting(snapshot: Snapshot, policy: Policy) -> Action:
     if asked is not None:
         return asked
     name, job, attempt = candidate_name(snapshot), snapshot.job, snapshot.attempt
-    if attempt.count > 0 and attempt.action.lower() == "rollback":
+    if snapshot.rolling_back_to or (attempt.count > 0 and attempt.action.lower() == "rollback"):
         return _back(snapshot, f"the rollback is not finished ({attempt.error or 'the target is away'})")
     if snapshot.cycle is None or not name:
         return _back(snapshot, "promoting, but nobody knows which version")

@@ -4,7 +4,7 @@ The window of an update is (past.window_end, head]. A promotion moves `window_en
 it, so the same window (and what came since) may buy `tries` candidates, and the last of them moves it too.
 
 Owns: volume, drift, schedule, new teacher; cooldown, tries, budget, back-off. Refuses to know which method follows.
-Called by `policies.decide` and `policies.commands`.
+Called by `policies.decide` and `policies.commands`; `after_cycle` by `daemon.act` when a cycle ends.
 """
 
 from dataclasses import dataclass
@@ -144,3 +144,22 @@ def _drift_words(snapshot: Snapshot, policy: Policy) -> str:
         return f"drift suspected by {cheap.detector}, not confirmed by {policy.drift.evidence}"
     drifted = [r for r in (cheap, evidence) if r is not None and r.judged and r.drifted]
     return "drift answered already" if drifted else "no drift"
+
+
+def after_cycle(snapshot: Snapshot, policy: Policy, kind: str) -> tuple[int, int]:
+    """(window_end, tries) of a slot once its cycle has ended.
+
+    `kind`: promoted, or a rejection's. What was promoted, shown (`shadow`) or answered by a person uses its window up.
+    A refused or inconclusive candidate counts as a try; the last try uses the window up, so that only new data asks
+    again. Anything else (failed, cancelled) leaves both as they are.
+    """
+    past, cycle = snapshot.past, snapshot.cycle
+    if cycle is None:
+        return past.window_end, past.tries
+    end = max(past.window_end, cycle.window[1])
+    if kind in {"promoted", "shadow", "person", "expired"}:
+        return end, 0
+    if kind in {"refused", "inconclusive"}:
+        spent = past.tries + 1 >= policy.triggers.tries
+        return (end, 0) if spent else (past.window_end, past.tries + 1)
+    return past.window_end, past.tries
