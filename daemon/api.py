@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from daemon import commands, evidence, metrics, views
+from daemon import goldens as sets
 from daemon.config import Settings
 from feedback import db
 from policies.errors import LearndError, Misconfigured, Refused, Transient
@@ -165,8 +166,6 @@ def _evidence(made: FastAPI, desk: _Desk) -> None:
 
     @made.get("/goldens")
     def goldens(deployment: str = "") -> list[dict[str, Any]]:
-        from daemon import goldens as sets
-
         return desk.see(lambda session: sets.listing(session, deployment))
 
 
@@ -245,6 +244,13 @@ class Control:
         if self.socket is not None:
             self.socket.close()
             self.path.unlink(missing_ok=True)
+
+
+def serve(settings: Settings, engine: Engine, *, wake: Callable[[], None], now: Callable[[], float]) -> Control:
+    """The control socket, answering. Raises: as `Control.start`."""
+    control = Control(engine, settings, wake=wake, now=now)
+    control.start()
+    return control
 
 
 def bind(path: Path) -> socket.socket:

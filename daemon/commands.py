@@ -10,6 +10,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from daemon import goldens
+from daemon.audit import log
+from daemon.codec import to_json
 from daemon.tables import CommandRow, Slot, VersionRow
 from policies.errors import Refused
 
@@ -124,18 +127,16 @@ def plain(row: CommandRow) -> dict[str, Any]:
 def import_goldens(
     session: Session, *, deployment: str, name: str, role: str, text: str, actor: str, now: float
 ) -> dict[str, Any]:
-    """Import a set and write it into the audit log, in the caller's transaction; the report as a dict.
+    """Import a set, and where it is a new version, note it in the audit log, in the caller's transaction.
 
-    Raises: Refused by `daemon.goldens` where nothing of the file can be used.
+    The report of `daemon.goldens.import_file` as a dict; `stored` is false where a line was refused.
+    Raises: Refused by `daemon.goldens` where name, role or actor can't be used.
     """
-    from daemon import goldens
-    from daemon.audit import log
-    from daemon.codec import to_json
-
     report: dict[str, Any] = to_json(
         goldens.import_file(session, deployment=deployment, name=name, role=role, text=text, actor=actor, now=now)
     )
-    facts = {key: value for key, value in report.items() if key != "refused"}
+    if not report["stored"] or not report["new"]:
+        return report
     log.append(
         session,
         now=now,
@@ -143,7 +144,7 @@ def import_goldens(
         action="goldens_imported",
         reason=f"{role} set {name} imported by {actor}",
         deployment=deployment,
-        facts={**facts, "refused": len(report.get("refused", []))},
+        facts={key: value for key, value in report.items() if key not in ("refused", "stored", "new")},
     )
     return report
 

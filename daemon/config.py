@@ -207,7 +207,7 @@ def _from_text(kind: object, text: str) -> object:
 
 
 def _check_service(service: _Service, place: Place) -> None:
-    _between(service.tick_seconds, 0.01, 3600.0, place, "tick_seconds")
+    _between(service.tick_seconds, 0.01, 30.0, place, "tick_seconds")
     if service.log_level not in ("debug", "info", "warning", "error"):
         raise Misconfigured(
             f"{place.key('log_level')} = {service.log_level!r} is not known", hint="debug, info, warning or error"

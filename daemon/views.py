@@ -97,9 +97,8 @@ def dead_letters(session: Session, *, deployment: str = "", limit: int = 50) -> 
 
 def policy_in_force(session: Session, deployment: str) -> Policy | None:
     """The policy that the service loaded last for a deployment; None before it ever did."""
-    row = session.scalar(
-        select(PolicyRow).where(PolicyRow.deployment == deployment).order_by(PolicyRow.loaded.desc()).limit(1)
-    )
+    named = session.get(Setting, f"policy/{deployment}")
+    row = session.get(PolicyRow, named.value) if named else None
     return _parsed(row.text, f"{deployment}.toml") if row else None
 
 

@@ -35,7 +35,9 @@ def configured(
     context.obj = config
 
 
-goldens = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="Sets of items that judge versions.")
+goldens = typer.Typer(
+    cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="Sets of items that judge versions."
+)
 feedback = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="What users said.")
 audit = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="Prove what was done, and why.")
 config = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="The configuration's files.")

@@ -27,7 +27,13 @@ Wait = Annotated[bool, typer.Option("--wait", "-w", help="Stay until it has an o
 
 
 def train(
-    context: typer.Context, name: Name, reason: Reason = "", tenant: Tenant = "", wait: Wait = False, json: Json = False
+    context: typer.Context,
+    name: Name,
+    *,
+    reason: Reason = "",
+    tenant: Tenant = "",
+    wait: Wait = False,
+    json: Json = False,
 ) -> None:
     """Learn from what is there now, without waiting for a trigger; --wait follows the attempt to its end.
 
@@ -39,6 +45,7 @@ def train(
 def approve(
     context: typer.Context,
     name: Name,
+    *,
     version: Version = "",
     reason: Reason = "",
     tenant: Tenant = "",
@@ -55,6 +62,7 @@ def approve(
 def reject(
     context: typer.Context,
     name: Name,
+    *,
     version: Version = "",
     reason: Reason = "",
     tenant: Tenant = "",
@@ -71,6 +79,7 @@ def reject(
 def promote(
     context: typer.Context,
     name: Name,
+    *,
     version: Version = "",
     reason: Reason = "",
     tenant: Tenant = "",
@@ -87,6 +96,7 @@ def promote(
 def rollback(
     context: typer.Context,
     name: Name,
+    *,
     version: Version = "",
     reason: Reason = "",
     tenant: Tenant = "",
@@ -101,7 +111,13 @@ def rollback(
 
 
 def pause(
-    context: typer.Context, name: Name, reason: Reason = "", tenant: Tenant = "", wait: Wait = False, json: Json = False
+    context: typer.Context,
+    name: Name,
+    *,
+    reason: Reason = "",
+    tenant: Tenant = "",
+    wait: Wait = False,
+    json: Json = False,
 ) -> None:
     """Start nothing new; feedback is still collected, and a rollback still works.
 
@@ -111,7 +127,13 @@ def pause(
 
 
 def resume(
-    context: typer.Context, name: Name, reason: Reason = "", tenant: Tenant = "", wait: Wait = False, json: Json = False
+    context: typer.Context,
+    name: Name,
+    *,
+    reason: Reason = "",
+    tenant: Tenant = "",
+    wait: Wait = False,
+    json: Json = False,
 ) -> None:
     """Go on after a pause.
 
@@ -144,7 +166,9 @@ def _asked(verb: str, name: str) -> str:
     Raises: typer.BadParameter (usage) where nobody is there.
     """
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"{verb} changes production: say why, it goes into the audit log", param_hint="--reason")
+        raise typer.BadParameter(
+            f"{verb} changes production: say why, it goes into the audit log", param_hint="--reason"
+        )
     answer: str = typer.prompt(f"why {verb} {name}? (it goes into the audit log)", err=True)
     return answer
 

@@ -15,7 +15,7 @@ import httpx
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
-from daemon import commands, evidence, schema, views
+from daemon import commands, evidence, goldens, schema, views
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
 from feedback import db
@@ -29,9 +29,7 @@ SECONDS = 30.0
 
 
 def _goldens(session: Session, *, deployment: str = "") -> list[dict[str, Any]]:
-    from daemon import goldens
-
-    return [dict(row) for row in goldens.listing(session, deployment)]
+    return goldens.listing(session, deployment)
 
 
 def _status(session: Session) -> dict[str, Any]:
@@ -71,6 +69,17 @@ class Door:
             )
         engine = db.connect(self.settings.database)
         schema.check(engine)
+        return engine
+
+    @cached_property
+    def prepared(self) -> Engine:
+        """The database, made and brought up to date where it isn't: what is written without a daemon needs no first start.
+
+        Raises: Misconfigured, Transient.
+        """
+        self.settings.state.mkdir(parents=True, exist_ok=True)
+        engine = db.connect(self.settings.database)
+        schema.migrate(engine)
         return engine
 
     def read(self, work: Callable[[Session], T]) -> T:

@@ -75,7 +75,9 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
         return render.dump(reports)
     now = SystemClock().now()
     for report in reports:
-        render.say(f"{report['deployment']} by {report['detector']}, {render.when(report['at'], now)}: {report['reason']}")
+        render.say(
+            f"{report['deployment']} by {report['detector']}, {render.when(report['at'], now)}: {report['reason']}"
+        )
         render.table(
             ("  column", "statistic", "value", "threshold", "drifted", "reference", "current", "note"),
             [

@@ -45,9 +45,7 @@ def status(context: typer.Context, json: Json = False) -> None:
 def show(
     context: typer.Context,
     version: Annotated[str, typer.Argument(help="A version, or the beginning of one: support-bot@b1d3, or b1d3.")],
-    items: Annotated[
-        str, typer.Option("--items", metavar="GATE", help="Item by item: scores and what was said.")
-    ] = "",
+    items: Annotated[str, typer.Option("--items", metavar="GATE", help="Item by item: scores and what was said.")] = "",
     json: Json = False,
 ) -> None:
     """What speaks for and against a version: its data, every gate's answer, item by item with --items.
@@ -207,9 +205,9 @@ def _claims(gate: dict[str, Any]) -> Iterator[str]:
         return
     for claim in against[:WORST]:
         bounds = f" [{render.number(claim['low'])}, {render.number(claim['high'])}]" if _bounded(claim) else ""
-        note = f", {claim['note']}" if claim.get("note") else ""
         limit = f", limit {render.number(claim['limit'])}" if claim["limit"] is not None else ""
-        yield f"    {claim['name']}: {claim['result']}, {render.number(claim['estimate'])}{bounds}{limit}, n {claim['n']}{note}"
+        value = f"{render.number(claim['estimate'])}{bounds}{limit}, n {claim['n']}"
+        yield f"    {claim['name']}: {claim['result']}, " + (claim.get("note") or value)
     if len(against) > WORST:
         yield f"    and {len(against) - WORST} more: --json has them"
 

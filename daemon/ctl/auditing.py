@@ -1,0 +1,80 @@
+"""`learnctl audit`: proof that nobody edited the log, a copy for others, and every past decision judged again.
+
+Owns: how the answers read. Refuses to prove anything itself (`daemon.audit`). Called by `daemon.ctl`.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon.cli import REFUSED
+from daemon.ctl import client, render
+from daemon.ctl.shared import Json, config_of
+from daemon.policyfile import parse_policy
+
+
+def verify(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="An exported log; else the database.")] = None,
+    json: Json = False,
+) -> None:
+    """Recompute every entry and root of the audit log. Exit 1 where one doesn't hold. A file needs nothing else.
+
+    Example: learnctl audit verify audit.jsonl
+    """
+    from daemon.audit import log
+
+    found = log.verify_file(file) if file else client.door(config_of(context)).read(log.verify)
+    if json:
+        told = {"ok": True, "entries": found.entries, "head": found.head}
+        render.dump(told if found.ok else {**asdict(found)})
+    elif found.ok:
+        render.say(f"{render.count(found.entries)} entries hold, head {found.head}")
+        if file is None:
+            render.say("keep a copy elsewhere: learnctl audit export FILE")
+    else:
+        render.say(f"the log does not hold: {found.error}")
+        render.say(f"{render.count(found.entries)} entries before it do; compare with your newest export")
+    if not found.ok:
+        raise typer.Exit(REFUSED)
+
+
+def export(
+    context: typer.Context, file: Annotated[Path, typer.Argument(help="Where to write it.")], json: Json = False
+) -> None:
+    """Write the log as JSON Lines that anybody can verify without learnd (RFC 9162, RFC 8785).
+
+    Example: learnctl audit export audit.jsonl
+    """
+    from daemon.audit import log
+
+    door = client.door(config_of(context))
+    done = door.read(lambda session: log.export(session, file))
+    if json:
+        return render.dump({"file": str(file), "entries": done.entries, "head": done.head})
+    render.say(f"{file}: {render.count(done.entries)} entries, head {done.head}")
+    return render.say(f"anywhere: learnctl audit verify {file}")
+
+
+def replay(context: typer.Context, json: Json = False) -> None:
+    """Judge every past decision again from its recorded inputs. Exit 1 where one comes out different.
+
+    Example: learnctl audit replay
+    """
+    from daemon.audit.replay import replay as judge_again
+
+    told = asdict(judge_again(client.door(config_of(context)).engine, parse_policy))
+    if json:
+        render.dump(told)
+    else:
+        render.say(f"{render.count(told['decisions'])} decisions: {render.count(told['same'])} come out the same")
+        render.say(
+            f"{render.count(told['verdicts'])} verdicts: {render.count(told['verdicts_same'])} come out the same"
+        )
+        for name in ("different", "unreplayable"):
+            for row in told[name]:
+                render.say(f"  {name}: {row['what']} {row['id']} was {row['was']}, now {row['now']}")
+    if told["different"]:
+        raise typer.Exit(REFUSED)

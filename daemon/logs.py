@@ -1,0 +1,44 @@
+"""Logging: structlog, one JSON object a line on standard error; readable lines where a person watches.
+
+Owns: the form of a line. Called once by `daemon.main`, and by children that log for themselves.
+"""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import Processor
+
+LIBRARIES = ("apscheduler", "kafka", "alembic", "uvicorn", "httpx", "sqlalchemy.engine")
+
+
+def configure(level: str = "info", *, tty: bool | None = None) -> None:
+    """Send everything, the libraries' warnings too, through one formatter. `tty`: None looks at standard error."""
+    watched = sys.stderr.isatty() if tty is None else tty
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,73 @@
+"""`learnd init`: files to begin with, which run as they are.
+
+Owns: which files, and that none that is there is overwritten. Refuses to know what the settings mean: the comments of
+`daemon/templates` say it. Called by `daemon.main`.
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from policies.errors import Refused
+
+DEPLOYMENT = "my-bot"
+LAYOUT = {
+    "learnd.toml": "learnd.toml",
+    f"policies/{DEPLOYMENT}.toml": "policy.toml",
+    "goldens/goldens.jsonl": "goldens.jsonl",
+    "goldens/safety.jsonl": "safety.jsonl",
+    "goldens/anchor.jsonl": "anchor.jsonl",
+    f"models/{DEPLOYMENT}/answers.json": "answers.json",
+}
+
+
+def write(folder: Path) -> list[Path]:
+    """Write the files and return their paths.
+
+    Raises: Refused where one of them is there already (nothing is written then), OSError where the folder can't be.
+    """
+    there = [folder / name for name in LAYOUT if (folder / name).exists()]
+    if there:
+        raise Refused(f"{there[0]} is there already", hint="name another folder; learnd init overwrites nothing")
+    written = []
+    for name, template in LAYOUT.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_template(template), encoding="utf-8")
+        written.append(path)
+    (folder / "feed").mkdir(exist_ok=True)
+    return written
+
+
+def next_steps(folder: Path) -> str:
+    """What to type next, in order."""
+    config = folder / "learnd.toml"
+    ctl = f"learnctl --config {config}"
+    imports = "\n".join(
+        f"  {ctl} goldens import {folder / 'goldens' / f'{role}.jsonl'} --role {role}"
+        for role in ("goldens", "safety", "anchor")
+    )
+    record = json.dumps(
+        {
+            "id": "1",
+            "time": "2026-01-31T12:00:00Z",
+            "deployment": DEPLOYMENT,
+            "prompt": "when do you open?",
+            "response": "I don't know.",
+            "correction": "At nine.",
+        }
+    )
+    return f"""
+next:
+  {ctl} config check
+  learnd run --config {config}
+then, in another terminal:
+{imports}
+  {ctl} status
+bring feedback, one JSON object a line:
+  echo '{record}' >> {folder / "feed" / "today.jsonl"}
+your own model: put its folder into [deployments.{DEPLOYMENT}] of {config}"""
+
+
+def _template(name: str) -> str:
+    return (files("daemon") / "templates" / name).read_text(encoding="utf-8")
