@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from feedback.statements import upsert
 from feedback.tables import Sketch
+from feedback.topics import topic
 
 BLOCK = 1000
 BINS_A_DECADE = 16
@@ -104,18 +105,19 @@ def language(text: str) -> str:
 def columns(
     features: Mapping[str, Value], prompt: str | None, response: str | None, rating: float | None
 ) -> dict[str, Value]:
-    """The columns of one record: its features, `prompt_length`, `response_length` (characters), `language`, `rating`.
+    """The columns of one record: its features, `prompt_length`, `response_length` (characters), `language`,
+    `topic` (a bin, `feedback.topics`), `rating`.
 
     A feature that has the name of one of ours is kept as `features.NAME`.
     """
     ours: dict[str, Value] = {}
     if prompt is not None:
-        ours |= {"prompt_length": len(prompt), "language": language(prompt)}
+        ours |= {"prompt_length": len(prompt), "language": language(prompt), "topic": topic(prompt)}
     if response is not None:
         ours["response_length"] = len(response)
     if rating is not None:
         ours["rating"] = rating
-    taken = {"prompt_length", "response_length", "language", "rating"}
+    taken = {"prompt_length", "response_length", "language", "topic", "rating"}
     return ours | {f"features.{name}" if name in taken else name: value for name, value in features.items()}
 
 
@@ -128,7 +130,7 @@ def add(session: Session, observations: Iterable[Observation]) -> None:
         query = select(Sketch.column, Sketch.counts).where(
             Sketch.deployment == deployment, Sketch.block == block, Sketch.kind == kind
         )
-        stored = {name: dict(counts) for name, counts in session.execute(query).tuples()}
+        stored = {name: dict(counts) for name, counts in session.execute(query)}
         changed = _merge(stored, rows)
         upsert(
             session,
