@@ -19,8 +19,8 @@ from daemon import environment
 from daemon.audit import tree
 from daemon.codec import canonical, is_canonical
 from daemon.files import write_atomically
-from daemon.rows import insert_if_absent
 from daemon.tables import AuditRow, Setting
+from feedback.statements import insert
 from policies.errors import Corrupt, Refused
 
 SIZE = "audit_size"
@@ -152,7 +152,7 @@ def _end(session: Session) -> tuple[int, tree.Frontier]:
     The counter's row is the lock: on PostgreSQL a second appender waits and is then told to start over (40001), since
     its snapshot is too old; SQLite has one writer anyway.
     """
-    insert_if_absent(session, Setting, {"name": SIZE, "value": "0"})
+    session.execute(insert(session, Setting).values(name=SIZE, value="0").on_conflict_do_nothing())
     counter = session.execute(
         select(Setting).where(Setting.name == SIZE).with_for_update().execution_options(populate_existing=True)
     ).scalar_one()

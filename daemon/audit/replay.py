@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from daemon import codec
+from daemon.policyfile import parse_policy
 from daemon.tables import Cycle, Decision, MeasurementRow, PolicyRow, VerdictRow
 from feedback.db import read
 from policies import gates
@@ -61,7 +62,7 @@ class _Judged:
     measurements: tuple[Measurement, ...]
 
 
-def replay(engine: Engine, parse: Parse) -> Replay:
+def replay(engine: Engine, parse: Parse = parse_policy) -> Replay:
     """Make every stored decision and verdict again, from its snapshot or measurements and its policy by the hash.
 
     `parse(text, source)` reads a policy's canonical text; `source` is named in its messages. A decision is the same
