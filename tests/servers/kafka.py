@@ -68,7 +68,7 @@ class Broker:
         log = self._folder / "broker.log"
         command = [*self._java("-Xmx512m"), "kafka.Kafka", f"{self._folder}/server.properties"]
         process = self._stack.enter_context(running(command, log, stop=signal.SIGKILL))
-        wait_until(lambda: b"Kafka Server started" in log.read_bytes() and self._answers(), process, log)
+        wait_until(self._answers, process, log)
 
     def stop(self) -> None:
         """Kill it (-9): as a power cut would."""
@@ -122,7 +122,7 @@ def jars() -> Path:
         )  # fmt: skip
         if fetched.returncode:
             raise MissingError(
-                f"Maven could not fetch Kafka's jars: is its repository reachable?\n{fetched.stdout[-2000:]}"
+                f"Maven could not fetch Kafka's jars: has it a repository?\n{fetched.stdout[-2000:]}"
             )
         half = CACHE / f"lib-{os.getpid()}"
         shutil.copytree(path / "lib", half)
