@@ -174,6 +174,19 @@ def _base_weights(ref: Ref, place: torch.device, quantisation: str) -> Any:
     return model if quantisation else model.to(place)
 
 
+def outline(ref: Ref) -> Any:
+    """A version's base without its weights (on the meta device): its layers and its configuration.
+
+    Raises: Misconfigured.
+    """
+    try:
+        config = hf.AutoConfig.from_pretrained(ref.base or ref.folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            return hf.AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as problem:
+        raise Misconfigured(f"{ref.name}: its configuration doesn't load: {_first(problem)}", hint=_FOLDER) from problem
+
+
 def _quantised(quantisation: str, dtype: torch.dtype) -> Any:
     if quantisation == "int8":
         return hf.BitsAndBytesConfig(load_in_8bit=True)

@@ -1,0 +1,284 @@
+"""An incremental LoRA update: corrections, pairs and ratings, one after the other, on the champion's adapter.
+
+Owns: which objectives the data offers, their order, what is continued after a kill, and what is left in the output.
+Refuses to know whether the result is better (`policies.gates`). Called in the child by `daemon.jobs`.
+
+Order: SFT on corrections first, since it moves the answers to where preferences can compare them; then DPO on pairs,
+then KTO on ratings, each against the adapter as the stage before left it. Hu et al. 2021 (arXiv 2106.09685).
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from daemon.jobs import Job, read_json, write_json
+from daemon.models import Ref
+from daemon.training import examples as lines
+from daemon.training import parse
+from daemon.training.examples import Example
+from policies.errors import Misconfigured, Refused
+
+STAGES = ("sft", "dpo", "kto")
+HALVINGS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The adapter: `rank`, `alpha`, `dropout`, `targets` ("all-linear" or names, comma-separated), `rslora`, `dora`.
+
+    `quantisation` of the base while training: "", "nf4" or "int8". `max_length` in tokens (0: the base's context);
+    longer examples are left out and counted. `batch` examples a step, `micro_batch` at once (0: all of them).
+    `sft`, `dpo`, `kto` switch a stage; `*_minimum` examples are needed for it; `*_epochs` and `*_lr` are its own.
+    `dpo_robust`: share of preferences taken to be flipped. `*_beta`: strength of the pull to the reference.
+    `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
+    `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on).
+    `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str = "all-linear"
+    rslora: bool = False
+    dora: bool = False
+    quantisation: str = ""
+    max_length: int = 0
+    batch: int = 16
+    micro_batch: int = 0
+    sft: bool = True
+    sft_minimum: int = 1
+    sft_epochs: float = 3.0
+    sft_lr: float = 2e-4
+    dpo: bool = True
+    dpo_minimum: int = 50
+    dpo_epochs: float = 1.0
+    dpo_lr: float = 2e-5
+    dpo_beta: float = 0.1
+    dpo_robust: float = 0.1
+    kto: bool = True
+    kto_minimum: int = 50
+    kto_epochs: float = 1.0
+    kto_lr: float = 2e-5
+    kto_beta: float = 0.1
+    imitate_positives: bool = True
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    save_steps: int = 200
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1 or self.batch < 2:
+            raise ValueError("rank and alpha are at least 1, batch at least 2")
+        if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
+            raise ValueError(f"micro_batch {self.micro_batch} is at least 2 and divides batch {self.batch}")
+        if self.quantisation not in ("", "nf4", "int8"):
+            raise ValueError('quantisation is "", "nf4" or "int8"')
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError("schedule is cosine, linear or constant")
+        if not 0 <= self.dpo_robust < 0.5:
+            raise ValueError("dpo_robust lies in [0, 0.5)")
+        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
+            raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all stages share. `dropped`: examples left out as too long."""
+
+    job: Job
+    options: Options
+    champion: Ref
+    tokenizer: Any
+    context: int
+    gpu: bool
+    checkpoint: Path
+    dropped: list[int] = field(default_factory=list)
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train an adapter in `job.output` and say what it took.
+
+    Raises: Refused (nothing to learn from, no finite loss, out of GPU memory), Misconfigured (options, tokenizer,
+    folders), Transient (no GPU), Corrupt (a broken training file).
+    """
+    begin = perf_counter()
+    options = parse(Options, job.inputs.get("options", {}))
+    examples = lines.read(job.inputs["dataset"])
+    groups = plan(examples, options)
+    run, fresh = _prepare(job, options)
+    stages: dict[str, dict[str, Any]] = {}
+    adapter = None if fresh else Path(run.champion.folder)
+    for number, (name, group) in enumerate(groups.items()):
+        span = (number / len(groups), (number + 1) / len(groups))
+        adapter = _stage(run, name, group, adapter, span)
+        stages[name] = read_json(adapter / "metrics.json") or {}
+    assert adapter is not None
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(adapter / name, job.output / name)
+    run.tokenizer.save_pretrained(job.output)
+    job.progress(f"trained on {sum(map(len, groups.values()))} examples", 1.0)
+    return _result(run, stages, fresh, perf_counter() - begin)
+
+
+def plan(examples: Sequence[Example], options: Options) -> dict[str, tuple[Example, ...]]:
+    """Stages in order, each with the examples that it learns from. Raises: Refused, when none has enough."""
+    sft = tuple(one for one in examples if one.objective == "sft")
+    pairs = tuple(one for one in examples if one.objective == "pair" and one.rejected)
+    rated = tuple(one for one in examples if one.objective == "kto")
+    groups: dict[str, tuple[Example, ...]] = {}
+    both = len({one.label for one in rated}) == 2
+    rate = options.kto and both and len(rated) >= options.kto_minimum
+    if options.imitate_positives and not rate:
+        sft += tuple(one for one in rated if one.label)
+    if options.sft and len(sft) >= options.sft_minimum:
+        groups["sft"] = sft
+    if options.dpo and len(pairs) >= options.dpo_minimum:
+        groups["dpo"] = pairs
+    if rate:
+        groups["kto"] = rated
+    if not groups:
+        found = f"{len(sft)} answers, {len(pairs)} pairs, {len(rated)} ratings"
+        hint = "collect more, or lower sft_minimum, dpo_minimum or kto_minimum"
+        raise Refused(f"no objective has enough to learn from: {found}", hint=hint)
+    return groups
+
+
+def _prepare(job: Job, options: Options) -> tuple[Run, str]:
+    """What the stages share, and why a fresh adapter is begun ("" where the champion's is continued)."""
+    import torch
+
+    from daemon.training import adapters, resume
+    from daemon.transformers_model import context_of, open_tokenizer, outline, torch_device
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    job.progress("loading the champion", 0.0)
+    champion = Ref.from_json(job.inputs["champion"])
+    if champion.engine != "transformers":
+        raise Misconfigured(f"{champion.name} has no weights", hint="its engine is echo: use the method echo")
+    gpu = torch_device(job.device).type == "cuda"
+    tokenizer = open_tokenizer(champion)
+    base = outline(champion)
+    linear, context = adapters.linear_layers(base), context_of(base)
+    fresh = adapters.why_fresh(champion, int(job.inputs.get("depth", 0)), _shape(options), linear)
+    checkpoint = resume.claim(job, job.inputs.get("options", {}))
+    longest = min(context, options.max_length or context)
+    return Run(job, options, champion, tokenizer, longest, gpu, checkpoint), fresh
+
+
+def _shape(options: Options) -> Any:
+    from daemon.training.adapters import Shape
+
+    return Shape(options.rank, options.alpha, options.dropout, options.targets, options.rslora, options.dora)
+
+
+def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, span: tuple[float, float]) -> Path:
+    """Train one stage from `adapter` on, unless an earlier attempt did; the folder of its adapter.
+
+    Out of GPU memory: half the micro-batch, twice.
+    """
+    import torch
+
+    done = run.checkpoint / f"{name}-done"
+    if done.exists():
+        return done
+    micro = run.options.micro_batch or run.options.batch
+    for attempt in range(HALVINGS + 1):
+        try:
+            return _fit(run, name, group, adapter, max(2 if name == "kto" else 1, micro >> attempt), span)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    hint = "set micro_batch or max_length lower, quantisation = nf4, or take a larger GPU"
+    raise Refused(f"out of GPU memory in {name}, even {micro >> HALVINGS} examples at once", hint=hint)
+
+
+def _fit(
+    run: Run, name: str, group: Sequence[Example], adapter: Path | None, micro: int, span: tuple[float, float]
+) -> Path:
+    from transformers import set_seed
+
+    from daemon.training import adapters, resume, stages, tokens
+    from daemon.training.meter import Meter
+
+    begin = perf_counter()
+    samples, dropped = tokens.encode(run.tokenizer, group, run.context)
+    set_seed(run.job.seed)
+    model = adapters.opened(
+        run.champion,
+        adapter,
+        _shape(run.options),
+        device=run.job.device,
+        quantisation=run.options.quantisation,
+    )
+    settings = _plan(run, name, len(samples), micro)
+    folder = run.checkpoint / name
+    make = {"sft": stages.sft, "dpo": stages.dpo, "kto": stages.kto}[name]
+    trainer = make(model, run.tokenizer, tokens.evened(samples), settings, folder)
+    adapters.as_float32(trainer.model)
+    read = round(sum(one.cost for one in samples) * settings.epochs)
+    watcher = stages.Watcher(Meter(run.job.progress, name, *span), read)
+    before = resume.newest(folder)
+    steps = stages.run(trainer, watcher, before)
+    draft = folder.with_name(f".{name}-done")
+    shutil.rmtree(draft, ignore_errors=True)
+    adapters.save(trainer.model, draft, str(run.job.inputs["base"]["name"]))
+    write_json(
+        draft / "metrics.json",
+        {
+            "examples": len(samples),
+            "dropped": dropped,
+            "tokens": read,
+            "steps": steps,
+            "micro_batch": micro,
+            "loss_first": watcher.losses[0] if watcher.losses else None,
+            "loss_last": watcher.losses[-1] if watcher.losses else None,
+            "seconds": perf_counter() - begin,
+            "resumed": before is not None,
+        },
+    )
+    done = folder.with_name(f"{name}-done")
+    draft.rename(done)
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
+
+
+def _plan(run: Run, name: str, samples: int, micro: int) -> Any:
+    from daemon.training.stages import Plan
+
+    options = run.options
+    batch = min(options.batch, max(2, samples))
+    micro = min(micro, batch)
+    return Plan(
+        name=name,
+        epochs=getattr(options, f"{name}_epochs"),
+        lr=getattr(options, f"{name}_lr"),
+        batch=batch - batch % micro,
+        micro=micro,
+        warmup=options.warmup,
+        schedule=options.schedule,
+        weight_decay=options.weight_decay,
+        beta=getattr(options, f"{name}_beta", 0.0),
+        robust=options.dpo_robust,
+        save_steps=options.save_steps,
+        seed=run.job.seed,
+        gpu=run.gpu,
+    )
+
+
+def _result(run: Run, stages: Mapping[str, Mapping[str, Any]], fresh: str, seconds: float) -> dict[str, Any]:
+    depth = int(run.job.inputs.get("depth", 0))
+    return {
+        "kind": "adapter",
+        "engine": "transformers",
+        "base": str(run.job.inputs["base"]["name"]),
+        "depth": 1 if fresh else depth + 1,
+        "method": "lora",
+        "seconds": seconds,
+        "tokens": sum(int(stage["tokens"]) for stage in stages.values()),
+        "started": fresh or f"continued from {run.champion.name}",
+        "metrics": {"stages": dict(stages), "weights": "sft: in the loss; pairs and ratings: drawn by weight"},
+    }

@@ -1,0 +1,98 @@
+"""Examples as token ids, ready for a trainer: laid out by the chat template, cut to what fits, weighed.
+
+Owns: what an example costs in tokens, which ones are too long, how weights act. Refuses to know trainers. Called by
+`lora` and `distill`.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from daemon.training.examples import Example
+from daemon.transformers_model import completion_tokens, prompt_tokens
+from policies.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Token ids of one example; every answer ends with the end token. `rejected` is empty but for a pair."""
+
+    prompt: list[int]
+    answer: list[int]
+    rejected: list[int]
+    label: bool
+    weight: float
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence that a trainer makes of it."""
+        return len(self.prompt) + max(len(self.answer), len(self.rejected))
+
+    @property
+    def cost(self) -> int:
+        """Tokens that one look at it reads."""
+        return len(self.prompt) + len(self.answer) + (len(self.prompt) + len(self.rejected) if self.rejected else 0)
+
+
+T = TypeVar("T", bound=Sample)
+
+
+def encode(tokenizer: Any, examples: Iterable[Example], context: int) -> tuple[list[Sample], int]:
+    """(samples, dropped): examples whose prompt and answer fit into `context` tokens, and how many did not.
+
+    Raises: Refused, when none fits, or the chat template refuses a conversation.
+    """
+    samples = [sample(tokenizer, example) for example in examples]
+    fitting = [one for one in samples if one.length <= context]
+    if samples and not fitting:
+        shortest = min(one.length for one in samples)
+        hint = f"the shortest takes {shortest}: raise max_length, or take a base with a longer context"
+        raise Refused(f"no example fits into {context} tokens", hint=hint)
+    return fitting, len(samples) - len(fitting)
+
+
+def sample(tokenizer: Any, example: Example) -> Sample:
+    """One example's token ids."""
+    return Sample(
+        prompt=prompt_tokens(tokenizer, example.messages),
+        answer=completion_tokens(tokenizer, example.completion),
+        rejected=completion_tokens(tokenizer, example.rejected) if example.rejected else [],
+        label=example.label,
+        weight=example.weight,
+    )
+
+
+def evened(samples: Sequence[Sample]) -> list[Sample]:
+    """The same samples, their weights scaled to a mean of 1, so that a learning rate means the same on every set."""
+    mean = sum(one.weight for one in samples) / max(1, len(samples))
+    return [replace(one, weight=one.weight / mean) for one in samples]
+
+
+def drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The samples repeated by weight (mean 1): floor(weight) times, once more with the rest's probability.
+
+    For trainers that drop weights (trl#5613). No sample with a weight of 1 is ever left out.
+    """
+    chance = random.Random(seed)
+    chosen = [one for one in samples for _ in range(int(one.weight) + (chance.random() < one.weight % 1))]
+    return chosen or list(samples)
+
+
+def interleaved(samples: Sequence[Sample], epochs: float, batch: int, seed: int) -> list[Sample]:
+    """Epochs of shuffled samples with both labels spread evenly, cut to whole batches (never a batch of one).
+
+    KTO estimates its KL term within a batch and TRL reads in order: a batch of one label, or of one row, teaches
+    nothing or the wrong thing (Ethayarajh et al. 2024, section 4).
+    """
+    chance = random.Random(seed)
+    rows: list[Sample] = []
+    while len(rows) < len(samples) * epochs:
+        keyed = []
+        for label in (True, False):
+            group = [one for one in samples if one.label is label]
+            chance.shuffle(group)
+            keyed += [((place + chance.random()) / len(group), one) for place, one in enumerate(group)]
+        rows += [one for _, one in sorted(keyed, key=lambda pair: pair[0])]
+    rows = rows[: round(len(samples) * epochs)]
+    return rows[: len(rows) - len(rows) % batch]
