@@ -72,7 +72,7 @@ def _settle(engine: Engine, datasets: Path, tombstone_id: int, now: float) -> bo
     found, cleaned = read(engine, lambda session: _look(session, tombstone_id))
     if found.busy and cleaned:
         return False
-    lines = _clean_files(datasets, found)
+    lines = clean_files(datasets, found)
     return transact(engine, lambda session: _conclude(session, tombstone_id, lines, now))
 
 
@@ -148,7 +148,7 @@ def _named(manifest: Mapping[str, Any]) -> list[str]:
     return [str(manifest.get("base", "")), str(manifest.get("teacher", "")), *map(str, manifest.get("parents", ()))]
 
 
-def _clean_files(datasets: Path, found: Touched) -> int:
+def clean_files(datasets: Path, found: Touched) -> int:
     """Take the records out of every file below the state folder; how many lines went."""
     state = datasets.parent
     lines = 0
