@@ -123,15 +123,20 @@ def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
     """Every set by its probe, what was planned, and the budget."""
     found = Found(version.environment)
     for asked in plan.sets:
-        planned = Measurement("plan", asked.name, "items", "", version.name, len(asked.items), 0, version.environment)
-        found.rows.append(_row(planned))
+        found.rows.append(_planned(version, asked.name, len(asked.items)))
         found.rows.extend(_asked(plan, version, asked, progress))
     for row in found.rows:
         if row["probe"] in PROBE_OF.values():
             found.said[(row["set"], row["item"])] = row["said"]
     timed = [item for asked in plan.sets for item in asked.items if asked.role in TELLING]
-    found.rows.extend(_row(each) for each in budget.measure(version, timed, plan.options["budget"]))
+    costs = budget.measure(version, timed, plan.options["budget"])
+    found.rows += [_planned(version, budget.SET, len(budget.FIGURES)), *(_row(each) for each in costs)]
     return found
+
+
+def _planned(version: Probed, name: str, items: int) -> Row:
+    """How many rows of a set there must be: a gate refuses where fewer were measured."""
+    return _row(Measurement("plan", name, "items", "", version.name, items, 0, version.environment))
 
 
 def _asked(plan: Study, version: Probed, asked: ItemSet, progress: Progress) -> list[Row]:

@@ -83,7 +83,7 @@ class Memory:
         if path is None or not path.exists():
             return None
         try:
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
         except ValueError:
             return None
 
@@ -122,9 +122,9 @@ def read(job: Job) -> Study:
 
 
 def write_lines(path: Path, rows: Iterable[Row]) -> None:
-    """Replace a JSON Lines file atomically."""
+    """Replace a JSON Lines file atomically; in ASCII, since a model may say what a reader takes for a line's end."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     draft.replace(path)
 
 
@@ -132,7 +132,7 @@ def _set(name: str, role: str, path: Path) -> ItemSet:
     if role not in PROBE_OF:
         raise Misconfigured(f"set {name} has the unknown role {role!r}", hint=f"one of: {', '.join(PROBE_OF)}")
     try:
-        bodies = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        bodies = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise Corrupt(f"the exported set {name} can't be read: {error}", hint="start the evaluation again") from error
     items = tuple(probes.item_from(name, body) for body in bodies)

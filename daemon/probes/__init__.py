@@ -14,6 +14,7 @@ A probe runs a version and says what came out; whether that is good enough is a 
 """
 
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ class Item:
 class Probed:
     """A loaded version that is asked each prompt once and remembers what it said.
 
-    `said` is (set, item) -> answer, `report` hears of every few prompts that were answered.
+    `said` is (set, item) -> answer, `report` hears of every few prompts that were answered, `stopwatch` gives seconds
+    from any beginning.
     """
 
     ref: Ref
@@ -68,6 +70,7 @@ class Probed:
     max_new_tokens: int
     environment: str = ""
     report: Report = lambda _count: None
+    stopwatch: Callable[[], float] = time.perf_counter
     said: dict[tuple[str, str], str] = field(default_factory=dict)
     _answers: dict[bytes, str] = field(default_factory=dict)
 

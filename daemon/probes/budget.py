@@ -6,8 +6,7 @@ figure of this probe be remembered: a latency compares only with one taken besid
 
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from daemon.probes import Item, Probed, folder_bytes
 from policies.model import Measurement
 
 SET = "budget"
+FIGURES = ("latency_ms", "memory_bytes", "size_bytes", "tokens_per_second")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -31,9 +31,7 @@ class Options:
             raise ValueError("items and repeats are 1 at least")
 
 
-def measure(
-    version: Probed, items: Sequence[Item], options: Options, stopwatch: Callable[[], float] = time.perf_counter
-) -> list[Measurement]:
+def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Measurement]:
     """latency_ms (median over items, warm), tokens_per_second, size_bytes (with its base) and memory_bytes (peak).
 
     Nothing but the size is measured where there is no item.
@@ -42,7 +40,7 @@ def measure(
     values = {"size_bytes": float(folder_bytes(*folders))}
     timed = items[: options.items]
     if timed:
-        seconds, said = _times(version, timed, options.repeats, stopwatch)
+        seconds, said = _times(version, timed, options.repeats)
         tokens = sum(count for _, count in version.model.logprobs([item.prompt for item in timed], said))
         values["latency_ms"] = statistics.median(seconds) * 1000
         values["tokens_per_second"] = tokens / max(sum(seconds), 1e-9)
@@ -68,16 +66,14 @@ def peak_memory() -> int:
     return int(lines["VmHWM"].split()[0]) * 1024
 
 
-def _times(
-    version: Probed, items: Sequence[Item], repeats: int, stopwatch: Callable[[], float]
-) -> tuple[list[float], list[str]]:
+def _times(version: Probed, items: Sequence[Item], repeats: int) -> tuple[list[float], list[str]]:
     seconds, said = [], []
     for item in (items[0], *items):  # the first one once more in front: it warms caches and is left out
         taken = []
         for _ in range(repeats):
-            start = stopwatch()
+            start = version.stopwatch()
             (answer,) = version.model.answer([item.prompt], max_new_tokens=version.max_new_tokens)
-            taken.append(stopwatch() - start)
+            taken.append(version.stopwatch() - start)
         seconds.append(min(taken))
         said.append(answer)
     return seconds[1:], said[1:]

@@ -1,7 +1,7 @@
 """Improvement: whether the version answers as users of the window that asked for the update had wanted it.
 
-Owns: how an answer is compared with a correction or a preferred answer. Refuses to know what gain is enough, and to
-read ratings: those judge the champion's answers, not this version's. Called by `daemon.evaluation` with `judge` records.
+Owns: how an answer is compared with a correction or a preferred answer. Refuses to know what gain is enough, and
+to read ratings, which judge the champion's answers. Called by `daemon.evaluation` with `judge` records.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,9 @@ from policies.model import Measurement
 
 @dataclass(frozen=True)
 class Options:
-    """`refusals`: phrases of this product that open a refusal. `seed`: of the champion's sampled answers."""
+    """`refusals`: phrases of this product that open a refusal. `seed`: of the champion's sampled answers
+    (0: one that belongs to the set, so that all candidates are measured on the same answers).
+    """
 
     refusals: tuple[str, ...] = ()
     seed: int = 0

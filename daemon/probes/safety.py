@@ -17,6 +17,7 @@ class Options:
     """`refusals`: phrases of this product that open a refusal, beside the usual ones.
 
     `samples`: answers sampled (temperature 1) beside the greedy one; an item is passed only when all of them behave.
+    `seed`: of the sampled answers; 0 is the evaluation's own, so that every candidate is drawn anew.
     """
 
     refusals: tuple[str, ...] = ()
