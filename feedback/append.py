@@ -125,7 +125,7 @@ def _known(session: Session, names: Sequence[Name]) -> dict[Name, tuple[str, str
             query = select(Record.id, Record.content_hash, Record.state).where(
                 Record.deployment == deployment, Record.id.in_(wanted[start : start + CHUNK])
             )
-            found |= {(deployment, id): (content, state) for id, content, state in session.execute(query).tuples()}
+            found |= {(deployment, id): (content, state) for id, content, state in session.execute(query)}
     return found
 
 
@@ -163,7 +163,7 @@ def _erased_users(session: Session, items: Sequence[Item]) -> dict[tuple[str, st
         query = select(Tombstone.deployment, Tombstone.request, Tombstone.before).where(
             Tombstone.request.in_([f"user:{one}" for one in hashes[start : start + CHUNK]])
         )
-        for deployment, request, before in session.execute(query).tuples():
+        for deployment, request, before in session.execute(query):
             key = (deployment, request.removeprefix("user:"))
             found[key] = max(before, found.get(key, float("-inf")))
     return found
@@ -187,7 +187,7 @@ def _supersede(session: Session, fresh: Sequence[tuple[int, Feedback | Exposure]
         )
         older += [
             seq
-            for seq, deployment, interaction, user in session.execute(query).tuples()
+            for seq, deployment, interaction, user in session.execute(query)
             if seq < newest.get((deployment, interaction, user), 0)
         ]
     if older:

@@ -60,8 +60,18 @@ class Positions:
 
         return transact(self._engine, work)
 
-    def gap(self, cluster: str, source: str, topic_id: str, partition: int, *, last: int, resume: int) -> Claim:
-        """The offsets from the stored one to `last` are gone: keep that as a gap, and go on at `resume`, in one step.
+    def gap(
+        self,
+        cluster: str,
+        source: str,
+        topic_id: str,
+        partition: int,
+        *,
+        last: int,
+        resume: int,
+        first: int | None = None,
+    ) -> Claim:
+        """The offsets from `first` (or the stored one) to `last` are gone: keep that as a gap, and go on at `resume`.
 
         It is a new claim: what was read before the gap was seen can no longer move the position.
         Raises: Transient where the database is away.
@@ -70,14 +80,14 @@ class Positions:
         def work(session: Session) -> tuple[int, int]:
             lock(session)
             row = session.get_one(Offset, (cluster, source, topic_id, partition))
-            first = max(row.next, 0)
-            session.add(Gap(source=source, partition=partition, first=first, last=last, at=self._now()))
+            start = max(row.next, 0) if first is None else first
+            session.add(Gap(source=source, partition=partition, first=start, last=last, at=self._now()))
             row.next = resume
             row.generation += 1
-            return first, row.generation
+            return start, row.generation
 
-        first, generation = transact(self._engine, work)
-        log.error("offsets are gone", source=source, partition=partition, first=first, last=last, resume=resume)
+        start, generation = transact(self._engine, work)
+        log.error("offsets are gone", source=source, partition=partition, first=start, last=last, resume=resume)
         return Claim(resume, generation)
 
     def source_of(self, cluster: str, topic_id: str) -> str | None:

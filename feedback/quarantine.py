@@ -5,6 +5,7 @@ Called by the daemon (after a refusal by safety, on command) and by the loop's s
 """
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import and_, exists, select, update
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from feedback.statements import upsert
 from feedback.tables import Held, Record
+from policies import trust
 
 CHUNK = 500
 
@@ -23,12 +25,29 @@ def hold(session: Session, seqs: Iterable[int], reason: str, now: float) -> int:
         query = select(Record.seq, Record.deployment).where(Record.seq.in_(part), Record.state == "live")
         rows = [
             {"seq": seq, "deployment": deployment, "reason": reason, "at": now, "ended": None, "ending": ""}
-            for seq, deployment in session.execute(query).tuples()
+            for seq, deployment in session.execute(query)
         ]
         upsert(session, Held, rows, update=("reason", "at", "ended", "ending"))
         session.execute(update(Record).where(Record.seq.in_([row["seq"] for row in rows])).values(state="quarantined"))
         held += len(rows)
     return held
+
+
+def sweep(
+    session: Session, deployment: str, first: int, last: int, now: float, options: trust.Options | None = None
+) -> int:
+    """Ask `policies.trust` about the raters of (first, last], and hold what it doesn't believe; returns how many."""
+    query = (
+        select(Record.seq, Record.user_hash, Record.ingested, Record.prompt_hash, Record.rating, Record.body)
+        .where(Record.deployment == deployment, Record.seq > first, Record.seq <= last)
+        .where(Record.kind == "feedback", Record.state == "live", Record.user_hash != "")
+        .execution_options(yield_per=CHUNK)
+    )
+    records = [_rater_record(*row) for row in session.execute(query)]
+    reasons: dict[str, list[int]] = {}
+    for found in trust.judge(records, options or trust.Options()):
+        reasons.setdefault(found.reason, []).append(found.seq)
+    return sum(hold(session, seqs, reason, now) for reason, seqs in reasons.items())
 
 
 def release(session: Session, seqs: Iterable[int], now: float) -> int:
@@ -82,8 +101,20 @@ def listing(session: Session, deployment: str = "", limit: int = 100) -> list[di
             "at": held.at,
             "user_hash": user[:12],
         }
-        for held, id, user in session.execute(query).tuples()
+        for held, id, user in session.execute(query)
     ]
+
+
+def _rater_record(
+    seq: int, user: str, ingested: float, prompt: str, rating: float | None, body: dict[str, Any]
+) -> trust.RaterRecord:
+    given = body.get("correction") or body.get("preferred")
+    text, answer = (_digest(part) if part else "" for part in (given, body.get("response")))
+    return trust.RaterRecord(seq, user, ingested, prompt, text, answer, rating)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 def _end(session: Session, seqs: Sequence[int], ending: str, now: float) -> list[int]:

@@ -37,7 +37,7 @@ def signal_counts(session: Session, deployment: str, tenant: str, first: int, la
         .where(Record.seq > first, Record.seq <= last, *_teaching(deployment, tenant))
         .group_by(Record.usable, Record.fold)
     )
-    counts = {(usable, fold): int(n) for usable, fold, n in session.execute(query).tuples()}
+    counts = {(usable, fold): int(n) for usable, fold, n in session.execute(query)}
     return SignalCounts(
         corrections=counts.get(("correction", "train"), 0),
         pairs=counts.get(("pair", "train"), 0),
@@ -66,7 +66,7 @@ def judge_items(
         .order_by(Record.seq.desc())
         .limit(limit)
     )
-    return [_judge_item(*row) for row in reversed(session.execute(query).tuples().all())]
+    return [_judge_item(*row) for row in reversed(session.execute(query).all())]
 
 
 def votes(session: Session, deployment: str, version: str, *, after_seq: int = 0, upto_seq: int | None = None) -> Votes:
@@ -98,7 +98,7 @@ def votes(session: Session, deployment: str, version: str, *, after_seq: int = 0
         .where(func.abs(Record.rating) > NEUTRAL)
         .group_by(Record.rating > 0)
     )
-    counts = {bool(good): int(n) for good, n in session.execute(query).tuples()}
+    counts = {bool(good): int(n) for good, n in session.execute(query)}
     return Votes(version=version, n=sum(counts.values()), good=counts.get(True, 0))
 
 
@@ -108,7 +108,7 @@ def counters(session: Session, deployment: str) -> dict[str, int]:
     The deployment "" has what could not be told to belong to any.
     """
     query = select(Counter.name, Counter.value).where(Counter.deployment == deployment)
-    kept = dict.fromkeys(COUNTERS, 0) | {name: int(value) for name, value in session.execute(query).tuples()}
+    kept = dict.fromkeys(COUNTERS, 0) | {name: int(value) for name, value in session.execute(query)}
     held = select(func.count()).where(Held.deployment == deployment, Held.ended.is_(None))
     return kept | {"quarantined": session.scalar(held) or 0}
 
