@@ -80,15 +80,17 @@ def _unlike(first: Measurement, second: Measurement) -> str:
 
 
 def paired(
-    candidate: Evidence, champion: Evidence, probe: str, *, bounded: bool = True
+    candidate: Evidence, champion: Evidence, probe: str, *, bounded: bool = True, planned: bool = True
 ) -> tuple[tuple[Pair, ...], str]:
     """The items that `probe` measured for both, sorted, and what is wrong ("" when nothing is).
 
-    `bounded`: values must lie in [0, 1].
+    `bounded`: values must lie in [0, 1]. `planned`: each set must have as many items as were planned.
     """
     ours, problem = read(candidate, probe)
     theirs, other = read(champion, probe)
-    problem = problem or other or _incomplete(candidate, probe, ours) or _incomplete(champion, probe, theirs)
+    problem = problem or other
+    if planned:
+        problem = problem or _incomplete(candidate, probe, ours) or _incomplete(champion, probe, theirs)
     if problem:
         return (), problem
     if not ours:

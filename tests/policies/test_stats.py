@@ -1,0 +1,127 @@
+"""Intervals hold what they promise, and agree with the libraries where those have the same."""
+
+import math
+import random
+
+import pytest
+from scipy import stats as reference
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from policies import stats
+
+
+@pytest.mark.parametrize(("good", "n"), [(0, 10), (3, 10), (10, 10), (45, 320), (7, 150)])
+def test_wilson_and_clopper_pearson_agree_with_statsmodels(good: int, n: int) -> None:
+    assert stats.wilson(good, n, 0.05) == pytest.approx(proportion_confint(good, n, 0.05, "wilson"), abs=1e-9)
+    assert stats.clopper_pearson(good, n, 0.05) == pytest.approx(proportion_confint(good, n, 0.05, "beta"), abs=1e-9)
+
+
+@pytest.mark.parametrize(("worse", "better"), [(0, 0), (5, 0), (0, 5), (9, 4), (40, 25)])
+def test_exact_mcnemar_agrees_with_statsmodels(worse: int, better: int) -> None:
+    expected = 1.0 if worse + better == 0 else reference_mcnemar([[3, worse], [better, 3]], exact=True).pvalue
+    assert stats.mcnemar(worse, better, two_sided=True) == pytest.approx(expected)
+
+
+def test_one_sided_mcnemar_counts_the_tail_of_harm() -> None:
+    assert stats.mcnemar(5, 0) == pytest.approx(1 / 32)
+    assert stats.mcnemar(0, 5) == 1.0
+
+
+def test_holm_agrees_with_statsmodels() -> None:
+    draw = random.Random(3)
+    for _ in range(8):
+        p_values = [draw.random() ** 3 for _ in range(6)]
+        expected = multipletests(p_values, 0.05, "holm")[0].tolist()
+        assert list(stats.holm(p_values, 0.05)) == expected
+
+
+def test_the_mean_interval_is_students() -> None:
+    values = [0.1, 0.4, 0.2, 0.9, 0.3]
+    mean, error = sum(values) / 5, reference.sem(values)
+    assert stats.mean_interval(values, 0.1) == pytest.approx(reference.t.interval(0.9, 4, mean, error))
+    assert stats.mean_interval([0.3], 0.1) == (-math.inf, math.inf)
+
+
+def test_newcombe_gives_the_papers_figures() -> None:
+    # Newcombe 1998, Table II: 36, 12, 2, 0.
+    low, high = stats.newcombe(stats.Table(36, 12, 2, 0), 0.05)
+    assert (round(low, 4), round(high, 4)) == (0.0569, 0.3404)
+
+
+def test_newcombe_never_shrinks_to_nothing_without_disagreement() -> None:
+    low, high = stats.newcombe(stats.Table(100, 0, 0, 0), 0.1)
+    assert low < 0 < high
+    assert stats.newcombe(stats.Table(0, 0, 0, 0), 0.1) == (-1.0, 1.0)
+
+
+def paired_draw(draw: random.Random, n: int, cells: tuple[float, float, float]) -> tuple[list[float], list[float]]:
+    picks = draw.choices(((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)), (*cells, 1 - sum(cells)), k=n)
+    return [a for a, _ in picks], [b for _, b in picks]
+
+
+@pytest.mark.parametrize("cells", [(0.8, 0.05, 0.05), (0.5, 0.2, 0.1), (0.9, 0.02, 0.06)])
+@pytest.mark.parametrize("n", [40, 200])
+def test_the_paired_interval_covers_as_often_as_it_says(cells: tuple[float, float, float], n: int) -> None:
+    draw, truth, inside = random.Random(n), cells[1] - cells[2], 0
+    for _ in range(800):
+        low, high = stats.paired_difference(*paired_draw(draw, n, cells), 0.1)
+        inside += low <= truth <= high
+    assert inside / 800 >= 0.9 - 3 * math.sqrt(0.09 / 800)
+
+
+@pytest.mark.parametrize("n", [30, 150])
+def test_the_interval_of_fractional_scores_covers_as_often_as_it_says(n: int) -> None:
+    draw, inside = random.Random(n), 0
+    for _ in range(800):
+        pairs = [(draw.betavariate(6, 2), draw.betavariate(5, 2)) for _ in range(n)]
+        low, high = stats.paired_difference([a for a, _ in pairs], [b for _, b in pairs], 0.1)
+        inside += low <= 6 / 8 - 5 / 7 <= high
+    assert inside / 800 >= 0.9 - 3 * math.sqrt(0.09 / 800)
+
+
+def test_one_point_takes_5400_items_at_five_percent_disagreement_and_10800_at_ten() -> None:
+    assert round(stats.items_needed(0.01, 0.05), -2) == 5400
+    assert round(stats.items_needed(0.01, 0.10), -2) == 10800
+
+
+def test_320_items_at_eight_percent_disagreement_prove_a_margin_of_0_052() -> None:
+    assert round(stats.provable_margin(320, 0.08), 3) == 0.052
+    assert stats.provable_margin(0, 0.08) == 1.0
+
+
+def test_the_items_that_power_asks_for_do_prove_the_margin() -> None:
+    draw, n, passes = random.Random(5), stats.items_needed(0.05, 0.08), 0
+    for _ in range(500):
+        low, _ = stats.paired_difference(*paired_draw(draw, n, (0.8, 0.04, 0.04)), 0.1)
+        passes += low > -0.05
+    assert passes / 500 >= 0.95 - 3 * math.sqrt(0.0475 / 500)
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.05, 0.2])
+def test_items_for_a_rate_are_the_fewest_faultless_ones(limit: float) -> None:
+    n = stats.items_for_rate(limit, 0.05)
+    assert stats.upper_bound(0, n, 0.05) <= limit < stats.upper_bound(0, n - 1, 0.05)
+
+
+def test_the_sequence_holds_at_all_times_at_once() -> None:
+    draw, misses, runs = random.Random(8), 0, 200
+    for _ in range(runs):
+        base = sum(draw.random() < 0.8 for _ in range(150))
+        good = 0
+        for n in range(1, 301):
+            good += draw.random() < 0.75
+            if n % 5 == 0 and stats.log_evidence(stats.Rates(good, n, base, 150), -0.05) >= math.log(20):
+                misses += 1
+                break
+    assert misses / runs <= 0.05 + 3 * math.sqrt(0.0475 / runs)
+
+
+def test_the_sequence_ends_where_its_evidence_does() -> None:
+    rates = stats.Rates(40, 60, 180, 200)
+    low, high = stats.difference_sequence(rates, 0.05)
+    assert low < rates.difference < high
+    for bound in (low, high):
+        assert stats.log_evidence(rates, bound) == pytest.approx(math.log(20), abs=1e-4)
+    assert stats.difference_sequence(stats.Rates(0, 0, 5, 5), 0.05) == (-1.0, 1.0)
