@@ -90,6 +90,7 @@ def test_every_version_is_measured_on_every_item_and_says_what_was_planned(tmp_p
             ("harm", "items"): 1,
             ("basics", "items"): 1,
             ("judge", "items"): 2,
+            ("budget", "items"): 4,
         }
         assert len(values(rows, version, "retention_logprob")) == 1
         assert set(values(rows, version, "budget")) >= {("budget", "latency_ms"), ("budget", "size_bytes")}
