@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from daemon import learning
 from daemon.audit import log as audit
 from daemon.context import Context
-from daemon.echo_model import ANSWERS
+from daemon.echo_model import FILE
 from daemon.tables import PolicyRow, Slot, VersionRow
 from feedback import db
 from policies.errors import Misconfigured
@@ -44,7 +44,7 @@ def _publish(context: Context) -> str:
             f"deployment {context.deployment.name}: the model folder {folder} does not exist",
             hint="model = a folder written by save_pretrained, with its tokenizer",
         )
-    engine = "echo" if (folder / ANSWERS).exists() else "transformers"
+    engine = "echo" if (folder / FILE).exists() else "transformers"
     known = {"parents": [], "teacher": "", "dataset": "", "method": "adopted", "seed": 0, "depth": 0}
     manifest = learning.manifest_of(context, kind="base", engine=engine, base="", **known)
     return context.registry.publish(folder, manifest)

@@ -13,6 +13,7 @@ from daemon.models import Conversation, Ref
 from policies.errors import Misconfigured
 
 FILE = "answers.json"
+ALIKE = 0.6  # shared words over all words of two prompts, above which one answer does for both
 SURE, UNSURE = -0.01, -5.0  # nats a word that the table would say, and one that it wouldn't
 
 
@@ -89,7 +90,19 @@ class EchoModel:
         return [_score(self._say(conversation), completion) for conversation, completion in pairs]
 
     def _say(self, conversation: Conversation) -> str:
-        return self.table.answers.get(prompt_of(conversation), self.table.default)
+        prompt = prompt_of(conversation)
+        said = self.table.answers.get(prompt)
+        return said if said is not None else self._alike(frozenset(prompt.split()))
+
+    def _alike(self, words: frozenset[str]) -> str:
+        """The answer to the prompt with the most words in common: a table that couldn't generalise could prove no gain."""
+        best, answer = ALIKE, self.table.default
+        for prompt, text in self.table.answers.items():
+            other = frozenset(prompt.split())
+            alike = len(words & other) / (len(words | other) or 1)
+            if alike > best:
+                best, answer = alike, text
+        return answer
 
 
 def _cut(text: str, words: int) -> str:

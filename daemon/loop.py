@@ -59,7 +59,7 @@ def _intend(session: Session, context: Context, slot_id: int, granted: tuple[boo
     """Decide and write the intent; a tick where there is nothing to carry out."""
     slot = session.get_one(Slot, slot_id)
     command_outcomes.settle_at_once(
-        session, slot, context.clock.now(), lambda: observe(session, slot, context, granted)
+        session, slot, context.policy, context.clock.now(), lambda: observe(session, slot, context, granted)
     )
     snapshot = observe(session, slot, context, granted)
     action = decide(snapshot, context.policy)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from daemon import adopt, clock, housekeeping, loop, schema, sdnotify, targets
 from daemon.audit import log as audit
 from daemon.clock import Clock, SystemClock
-from daemon.config import Deployment, Settings, load, load_policy, parse_policy
+from daemon.config import Deployment, Settings, canonical, load, load_policy, parse_policy
 from daemon.context import Context
 from daemon.grants import grants
 from daemon.intake import Intake
@@ -56,7 +56,7 @@ class Service:
         self.engine = db.connect(settings.database)
         self.registry = Registry(settings.state / "registry")
         self.jobs: Jobs = jobs or LocalJobs(settings.state / "jobs", now=self.clock.now, preload=settings.preload_jobs)
-        self.lease = Leadership(self.engine, now=self.clock.now)
+        self.lease = Leadership(self.engine)
         self.intake = Intake(self.engine, settings, self.clock)
         self._running: dict[str, _Running] = {}
         self._policies: dict[str, Policy] = {}
@@ -93,14 +93,17 @@ class Service:
             policy_of=self._policy_of,
             target_splits=bool(kind.SPLITS),
         )
-        self._enforce(deployment.name, policy, deployment.policy.read_text(encoding="utf-8"))
+        self._enforce(deployment.name, policy)
         self._running[deployment.name] = _Running(adopt.adopt(context), context)
 
-    def _enforce(self, name: str, policy: Policy, text: str) -> None:
+    def _enforce(self, name: str, policy: Policy) -> None:
         """A change of policy is an audit entry, with the policy before it."""
         before = self._running[name].context.policy.hash if name in self._running else self._last_policy(name)
         now = self.clock.now()
-        db.transact(self.engine, lambda s: adopt.record_policy(s, name, policy.hash, text, now, previous=before or ""))
+        db.transact(
+            self.engine,
+            lambda s: adopt.record_policy(s, name, policy.hash, canonical(policy), now, previous=before or ""),
+        )
         self._policies[policy.hash] = policy
 
     def _last_policy(self, name: str) -> str:
@@ -149,7 +152,7 @@ class Service:
                 self._begin(settings.deployments[name], policy)
                 continue
             if policy.hash != running.context.policy.hash:
-                self._enforce(name, policy, settings.deployments[name].policy.read_text(encoding="utf-8"))
+                self._enforce(name, policy)
                 self._running[name] = replace(running, context=replace(running.context, policy=policy))
         self._note("reloaded", "SIGHUP", {"policies": {name: p.hash for name, p in policies.items()}})
         sdnotify.notify("READY=1")
@@ -235,7 +238,7 @@ class Service:
             lines[f"evidence/{name}"] = running.context.policy.drift.evidence_schedule
         scheduler = clock.alarm(lines, self.wake)
         self._closers.append(lambda: scheduler.shutdown(wait=False))
-        self._threads += self.intake.threads(stop, on_records=self.wake)
+        self._threads += self.intake.threads(stop)
         server = api.serve(self.settings, self.engine, wake=self.wake, now=self.clock.now)
         self._closers.append(server.stop)
         for thread in self._threads:

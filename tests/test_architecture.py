@@ -56,7 +56,9 @@ def test_policies_call_no_effect_by_a_builtin() -> None:
     for path in sources("policies"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id not in {"open", "print", "input", "exec", "eval", "__import__"}, f"{path}: {node.func.id}"
+                assert node.func.id not in {"open", "print", "input", "exec", "eval", "__import__"}, (
+                    f"{path}: {node.func.id}"
+                )
 
 
 def test_only_the_clock_reads_the_clock() -> None:
@@ -79,7 +81,9 @@ def test_modules_stay_small() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_says_what_it_owns(package: str) -> None:
     for path in sources(package):
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.relative_to(ROOT)} has no docstring"
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), (
+            f"{path.relative_to(ROOT)} has no docstring"
+        )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
