@@ -4,14 +4,10 @@ Owns: who may do what (peer uid -> role), the routes, the socket's life. Refuses
 a row and wakes the loop, a view is a query. Called by `daemon.service`; `daemon.ctl` is its usual client.
 """
 
-import grp
-import os
-import pwd
 import socket
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,9 +19,10 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from daemon import commands, evidence, metrics, views
+from daemon import commands, evidence, metrics, tallies, views
 from daemon import goldens as sets
 from daemon.config import Settings
+from daemon.peers import OPERATOR, actor_of, listens, role_of
 from feedback import db
 from policies.errors import LearndError, Misconfigured, Refused, Transient
 
@@ -65,25 +62,6 @@ class GoldenFile(BaseModel):
     name: str
     role: str
     text: str
-
-
-def actor_of(uid: int) -> str:
-    """A uid as the audit log names it: `alice (uid 1000)`, or the bare uid where it has no name."""
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
-
-
-def role_of(uid: int, operators: str) -> str:
-    """Operator: root, the service's own user, and members of the group `operators` ("": nobody else); else reader."""
-    if uid in (0, os.geteuid()):
-        return commands.OPERATOR
-    with suppress(KeyError):
-        person = pwd.getpwuid(uid)
-        if operators and grp.getgrnam(operators).gr_gid in os.getgrouplist(person.pw_name, person.pw_gid):
-            return commands.OPERATOR
-    return commands.READER
 
 
 class _Desk:
@@ -145,7 +123,8 @@ def _views(made: FastAPI, desk: _Desk) -> None:
 
     @made.get("/metrics")
     def measured() -> PlainTextResponse:
-        text = metrics.render(desk.see(lambda session: views.status(session, desk.now())))
+        told = desk.see(lambda session: (views.status(session, desk.now()), tallies.look(session)))
+        text = metrics.render(*told)
         return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)
 
 
@@ -193,7 +172,7 @@ def _writes(made: FastAPI, desk: _Desk) -> None:
 
 
 def _operator(peer: int, desk: _Desk) -> None:
-    if role_of(peer, desk.settings.operators) != commands.OPERATOR:
+    if role_of(peer, desk.settings.operators) != OPERATOR:
         raise Refused(f"{actor_of(peer)} may not do that", hint="ask an operator")
 
 
@@ -263,9 +242,8 @@ def bind(path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise Misconfigured(f"another learnd serves {path}", hint="stop it, or set service.socket")
+            if listens(path):
+                raise Misconfigured(f"another learnd serves {path}", hint="stop it, or set service.socket")
             path.unlink()
         made.bind(str(path))
         path.chmod(0o666)
