@@ -1,0 +1,125 @@
+"""The drift job: two windows out of the database, a detector over them, its report and files as evidence.
+
+Owns: the job's inputs and result, and how the reports of several kinds become one. Refuses to compute a statistic
+(`feedback.drift`), to write to the database, and to decide when to look (`daemon.looking`). `run` is called in a child
+process by `daemon.jobs`; `merge` by `daemon.looking` too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from daemon import codec, schema
+from daemon.jobs import Job
+from feedback import db, drift, windows
+from feedback.windows import Window
+from policies.errors import Refused
+from policies.model import DriftColumn, DriftReport
+
+SAMPLE = 10_000
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Measure every kind of `kinds` and merge the reports; the result is the report as `codec.drift_to_json` writes it.
+
+    Inputs: `database`, `deployment`, `detector`, `options` (of the detector), `reference` and `current`, each a window
+    [first, last] (`reference` also what `windows.aggregates` froze, for a detector that needs no rows), `kinds`, and
+    `minimum` (values below which a column isn't judged, 0 by default). Leaves report.json and the detector's own files.
+    Raises: Misconfigured, Refused, Transient as the database and the detector do.
+    """
+    inputs = job.inputs
+    detector = drift.load(inputs["detector"])
+    options = options_of(detector, inputs["options"])
+    engine = db.connect(inputs["database"])
+    reports: dict[str, DriftReport] = {}
+    try:
+        schema.check(engine)
+        for done, kind in enumerate(inputs["kinds"]):
+            job.progress(f"comparing {kind}", done / len(inputs["kinds"]))
+            reference, current = db.read(engine, partial(_windows, job=job, kind=kind))
+            reports[kind] = (
+                detector.report(reference, current, options, job.folder)
+                if hasattr(detector, "report")
+                else detector.measure(reference, current, options)
+            )
+    finally:
+        engine.dispose()
+    path = job.folder / "report.json"
+    merged = merge(reports, minimum=int(inputs.get("minimum", 0)))
+    merged = replace(merged, files=(str(path), *merged.files))
+    result = codec.drift_to_json(merged)
+    path.write_bytes(codec.canonical(result))
+    return result
+
+
+def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0.0) -> DriftReport:
+    """The reports of several kinds by the same detector as one: what drifted in any has drifted, and `kind` says where.
+
+    A column with fewer than `minimum` values on a side isn't judged.
+    Raises: Refused without any report.
+    """
+    if not reports:
+        raise Refused("no report to merge", hint="ask for at least one kind: inputs or outcomes")
+    held = {kind: _held(report, minimum) for kind, report in reports.items()}
+    drifted = [kind for kind, report in held.items() if report.drifted]
+    judged = [report for report in held.values() if report.judged]
+    told = [held[kind] for kind in drifted] or judged or list(held.values())
+    first = next(iter(held.values()))
+    return DriftReport(
+        detector=first.detector,
+        judged=bool(judged),
+        drifted=bool(drifted),
+        kind="both" if len(drifted) > 1 else "".join(drifted),
+        reason="; ".join(report.reason for report in told),
+        columns=tuple(column for report in held.values() for column in report.columns),
+        reference=first.reference,
+        current=(min(report.current[0] for report in held.values()), max(r.current[1] for r in held.values())),
+        at=at,
+        files=tuple(name for report in held.values() for name in report.files),
+    )
+
+
+def _held(report: DriftReport, minimum: int) -> DriftReport:
+    """The report with what is below the policy's minimum taken back."""
+    columns = tuple(_enough(column, minimum) for column in report.columns)
+    judged = report.judged and any(min(column.reference_n, column.current_n) >= minimum for column in columns)
+    drifted = any(column.drifted for column in columns)
+    most = max((min(column.reference_n, column.current_n) for column in columns), default=0)
+    reason = report.reason
+    if report.judged and not judged:
+        reason = f"too few to judge: {most} values on one side, the policy asks for {minimum}"
+    elif report.drifted and not drifted:
+        reason = f"drifted only in columns with fewer than {minimum} values"
+    kind = report.kind if drifted else ""
+    return replace(report, columns=columns, judged=judged, drifted=drifted, kind=kind, reason=reason)
+
+
+def _enough(column: DriftColumn, minimum: int) -> DriftColumn:
+    fewest = min(column.reference_n, column.current_n)
+    if not column.drifted or fewest >= minimum:
+        return column
+    return replace(
+        column, drifted=False, note=f"not judged: {fewest} values on one side, the policy asks for {minimum}"
+    )
+
+
+def _windows(session: Session, job: Job, kind: str) -> tuple[Window, Window]:
+    deployment, seed = job.inputs["deployment"], job.seed
+    first, last = job.inputs["current"]
+    current = windows.window(session, deployment, kind, first, last, sample=SAMPLE, seed=seed)
+    reference = job.inputs["reference"]
+    if isinstance(reference, Mapping):
+        return windows.thaw(reference.get(kind, reference)), current
+    first, last = reference
+    return windows.window(session, deployment, kind, first, last, sample=SAMPLE, seed=seed), current
+
+
+def options_of(detector: ModuleType, given: Mapping[str, Any]) -> Any:
+    """A detector's `Options` from plain values, the way a policy or a job's inputs hold them."""
+    return detector.Options(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    )

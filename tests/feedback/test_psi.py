@@ -1,0 +1,172 @@
+"""Drift is found where it is, not where it isn't, and never below the minimum."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from feedback import drift, sketch, windows
+from feedback.drift.psi import Options, measure
+from feedback.windows import Window
+from policies.errors import Misconfigured
+from policies.model import DriftReport
+
+OPTIONS = Options()
+CATEGORIES = ["de", "en", "fr", "it", "nl"]
+
+
+def window(rows: Sequence[dict[str, Any]], kind: str = "inputs") -> Window:
+    counts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            sketch.count(counts.setdefault(name, {"n": 0}), name, value)
+    frozen = {"schema": 1, "kind": kind, "records": "feedback", "first": 0, "last": 9, "n": len(rows)}
+    return windows.thaw(frozen | {"columns": counts})
+
+
+def rows(draw: random.Random, n: int, columns: int = 5, **shift: Callable[[], Any]) -> list[dict[str, Any]]:
+    made = []
+    for _ in range(n):
+        row: dict[str, Any] = {f"number{i}": draw.lognormvariate(0, 1) for i in range(columns)}
+        row |= {f"word{i}": draw.choices(CATEGORIES, [50, 30, 15, 4, 1])[0] for i in range(columns)}
+        made.append(row | {name: value() for name, value in shift.items()})
+    return made
+
+
+def of(report: DriftReport, name: str) -> Any:
+    return next(column for column in report.columns if column.column == name)
+
+
+def test_nothing_changed_hardly_ever_alarms_in_many_columns() -> None:
+    alarms = 0
+    for seed in range(30):
+        draw = random.Random(seed)
+        reference, current = window(rows(draw, 400, 6)), window(rows(draw, 150, 6))
+        # No effect is too small to count here: the correction alone has to hold the error rate.
+        alarms += measure(
+            reference, current, replace(OPTIONS, psi=-9, association=-1, mean=-1, error_rate=0.05)
+        ).drifted
+    assert alarms <= 5  # 1.5 expected; more than 5 in 1 of 200 such tests
+
+
+def test_psi_without_its_bias_is_about_nothing_when_nothing_changed() -> None:
+    draw = random.Random(5)
+    values = []
+    for _ in range(40):
+        report = measure(window(rows(draw, 300, 3)), window(rows(draw, 300, 3)), OPTIONS)
+        values += [column.value for column in report.columns if column.statistic == "psi"]
+    assert sum(values) / len(values) < 0.02  # with its bias: 9 · (1/300 + 1/300) = 0.06
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "statistic"),
+    [
+        ("number0", lambda draw: draw.lognormvariate(0.6, 1), "psi"),
+        ("number0", lambda draw: draw.lognormvariate(0, 2), "psi"),
+        ("word0", lambda draw: draw.choices(["en", "new"], [80, 20])[0], "chi2_p"),
+        ("word0", lambda draw: draw.choices(CATEGORIES, [20, 30, 30, 15, 5])[0], "chi2_p"),
+    ],
+)
+def test_a_shift_is_found_and_named_and_only_that_one(
+    name: str, value: Callable[[random.Random], Any], statistic: str
+) -> None:
+    draw = random.Random(3)
+    current = window(rows(draw, 500, **{name: lambda: value(draw)}))
+    report = measure(window(rows(draw, 2000)), current, OPTIONS)
+    assert (report.judged, report.drifted, report.kind) == (True, True, "inputs")
+    assert [column.column for column in report.columns if column.drifted] == [name]
+    assert of(report, name).statistic == statistic
+    assert name in report.reason
+
+
+def test_a_proven_but_tiny_difference_is_no_drift() -> None:
+    draw = random.Random(4)
+    current = window(rows(draw, 10_000, 1, number0=lambda: draw.lognormvariate(0.12, 1)))
+    report = measure(window(rows(draw, 10_000, 1)), current, OPTIONS)
+    assert float(of(report, "number0").note.removeprefix("p ")) < 1e-6
+    assert not report.drifted
+
+
+def test_a_number_that_has_one_value_is_judged_by_its_mean() -> None:
+    draw = random.Random(4)
+    reference = window([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)])
+    same = measure(reference, window([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)]), OPTIONS)
+    moved = measure(reference, window([{"confidence": draw.uniform(0.90, 0.94)} for _ in range(400)]), OPTIONS)
+    assert of(same, "confidence").statistic == "mean_shift"
+    assert (same.drifted, moved.drifted) == (False, True)
+
+
+@pytest.mark.parametrize(("was", "now", "drifted"), [(3, 3, False), (3, 4, True), (0, 0, False), (0, 1, True)])
+def test_a_constant_drifts_when_it_changes(was: int, now: int, drifted: bool) -> None:
+    constant = lambda value: window([{"x": value}] * 300)  # noqa: E731
+    assert measure(constant(was), constant(now), OPTIONS).drifted is drifted
+
+
+def test_nothing_is_judged_below_the_minimum() -> None:
+    draw = random.Random(1)
+    few = window([{"number0": 1e6, "word0": "new"}] * 49)
+    for one, other in ((window(rows(draw, 500)), few), (few, window(rows(draw, 500)))):
+        report = measure(one, other, OPTIONS)
+        assert (report.judged, report.drifted, report.kind) == (False, False, "")
+        assert "too few" in report.reason
+        assert "not judged: 49 values" in of(report, "number0").note or of(report, "number0").current_n == 500
+
+
+def test_an_empty_window_is_not_judged() -> None:
+    assert not measure(window([]), window([]), OPTIONS).judged
+    assert not measure(window([{"x": 1.0}] * 300), window([]), OPTIONS).judged
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "note"),
+    [
+        ({"x": 1.0}, {"y": 1.0}, "not judged"),
+        ({"x": 1.0}, {"x": "one"}, "numbers on one side"),
+        ({"response_length": 10}, {"response_length": 99}, "ignored"),
+    ],
+)
+def test_what_cannot_be_compared_is_shown_and_not_judged(old: Any, new: Any, note: str) -> None:
+    report = measure(window([old] * 300), window([new] * 300), OPTIONS)
+    assert (report.judged, report.drifted) == (False, False)
+    assert all(note in column.note for column in report.columns)
+
+
+def test_exposures_are_not_compared_with_feedback() -> None:
+    current = replace(window([{"x": 9.0}] * 300), records="exposure")
+    report = measure(window([{"x": 1.0}] * 300), current, OPTIONS)
+    assert not report.judged
+    assert "made of feedback records, this window of exposure" in report.columns[0].note
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "drifted"),
+    [((900, 100), (700, 300), True), ((900, 100), (880, 120), False), ((700, 300), (900, 100), False),
+     ((90, 10), (80, 20), False), ((900, 100), (30, 10), False)],
+)  # fmt: skip
+def test_outcomes_drift_when_the_rate_of_good_ratings_provably_falls(
+    before: tuple[int, int], now: tuple[int, int], drifted: bool
+) -> None:
+    good, bad, neutral = {"rating": 1.0}, {"rating": -1.0}, [{"rating": 0.0}] * 500
+    reference = window([good] * before[0] + [bad] * before[1] + neutral, "outcomes")
+    current = window([good] * now[0] + [bad] * now[1] + neutral, "outcomes")
+    report = measure(reference, current, OPTIONS)
+    assert report.drifted is drifted
+    assert report.kind == ("outcomes" if drifted else "")
+    assert of(report, "rating").current_n == sum(now)  # neutral ratings say nothing
+
+
+def test_the_effect_of_a_category_does_not_shrink_with_a_small_window() -> None:
+    draw = random.Random(9)
+    changed = [{"word": draw.choices(["en", "new"], [70, 30])[0]} for _ in range(10_000)]
+    reference = window([{"word": draw.choices(["en", "fr"], [70, 30])[0]} for _ in range(10_000)])
+    for size in (100, 10_000):
+        assert measure(reference, window(changed[:size]), OPTIONS).drifted
+
+
+def test_a_detector_is_a_file_and_another_name_is_refused() -> None:
+    assert set(drift.names()) >= {"psi", "columns"}
+    assert drift.load("psi").measure is measure
+    with pytest.raises(Misconfigured, match="no drift detector 'psy'"):
+        drift.load("psy")
