@@ -1,0 +1,54 @@
+"""The losses of the full-weight loop, over rows of token ids.
+
+Owns: cross-entropy on answers, and the divergence from a teacher. Refuses to know optimisers. Called by `distill`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from daemon.training.loop import Loss
+from daemon.training.softtargets import divergence, joined
+from daemon.training.tokens import Sample
+from daemon.training.transfer import Lesson
+from daemon.transformers_model import answer_logits, left_padded
+
+
+def imitation(samples: Sequence[Sample], pad: int) -> Loss:
+    """Cross-entropy on the answers' tokens, each answer by its weight."""
+
+    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
+        some = [samples[row] for row in rows]
+        logits = flat_logits(model, [(one.prompt, one.answer) for one in some], pad)
+        labels = torch.tensor([token for one in some for token in one.answer], device=logits.device)
+        weights = torch.tensor([one.weight for one in some for _ in one.answer], device=logits.device)
+        return (cross_entropy(logits.float(), labels, reduction="none") * weights).sum()
+
+    return loss
+
+
+def distillation(lesson: Lesson, pad: int, ce: float) -> Loss:
+    """KL(teacher || student) on every answer token; on recorded answers a share `ce` of cross-entropy instead."""
+
+    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
+        some = [lesson.rows[row] for row in rows]
+        logits = flat_logits(model, [(one.prompt, one.answer) for one in some], pad)[:, : lesson.vocabulary]
+        soft = divergence(logits, joined([lesson.targets[row] for row in rows], logits.device))
+        if not ce:
+            return soft.sum()
+        labels = torch.tensor([token for one in some for token in one.answer], device=logits.device)
+        share = torch.tensor([ce * one.reference for one in some for _ in one.answer], device=logits.device)
+        hard = cross_entropy(logits.float(), labels, reduction="none")
+        return ((1 - share) * soft + share * hard).sum()
+
+    return loss
+
+
+def flat_logits(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
+    """(answer tokens of all rows, vocabulary) logits that predict them, rows after one another, no padding among them."""
+    tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
+    longest = max(len(answer) for _, answer in rows)
+    logits = answer_logits(model, tokens, mask, longest)
+    return torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])
