@@ -4,7 +4,6 @@ Owns: architecture, tokenizer, a plain training loop. Refuses to know learnd: wh
 transformers program loads. Called by `daemon.demo.script` in child processes and by the banking77 benchmark.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -179,7 +178,9 @@ def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 def answers(network: Any, words: PreTrainedTokenizerFast, questions: Sequence[str], limit: int = 40) -> list[str]:
     """Greedy answers in the order of `questions`, batches of like length (no padding inside a batch of one width)."""
-    prompts = words([f"{USER}{question}{END}{ASSISTANT}" for question in questions], add_special_tokens=False)["input_ids"]
+    prompts = words([f"{USER}{question}{END}{ASSISTANT}" for question in questions], add_special_tokens=False)[
+        "input_ids"
+    ]
     widths: dict[int, list[int]] = {}
     for at, prompt in enumerate(prompts):
         widths.setdefault(len(prompt), []).append(at)
@@ -188,19 +189,13 @@ def answers(network: Any, words: PreTrainedTokenizerFast, questions: Sequence[st
         for places in widths.values():
             ids = torch.tensor([prompts[at] for at in places])
             made = network.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False,
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=limit,
+                do_sample=False,
                 pad_token_id=words.pad_token_id,
             )
             texts = words.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
             for at, text in zip(places, texts, strict=True):
                 said[at] = text.strip()
     return said
-
-
-def progress_file(path: Path, steps: int) -> Callable[[int, float], None]:
-    """A `progress` for `fit` that keeps one JSON line current, for a parent process to show."""
-
-    def write(step: int, loss: float) -> None:
-        path.write_text(json.dumps({"step": step, "steps": steps, "loss": round(loss, 3)}), encoding="utf-8")
-
-    return write
