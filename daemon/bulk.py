@@ -10,8 +10,9 @@ killed import simply be repeated.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -47,7 +48,7 @@ def import_files(engine: Engine, settings: Settings, files: Iterable[Path], cloc
 class _Whole:
     """One file from its first line to its last (see `feedback.sources.Source`); a last line needs no line break."""
 
-    def __init__(self, path: Path, stream: BinaryIO, positions: Positions, max_bytes: int, run: str) -> None:
+    def __init__(self, path: Path, stream: BufferedReader, positions: Positions, max_bytes: int, run: str) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         stream.seek(0)
         # The content is in the name: dead letters of another file of that name lie at other offsets.
@@ -92,7 +93,7 @@ class _Whole:
         """Whoever opened the file closes it."""
 
 
-def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes, int]]:
+def _lines(stream: BufferedReader, max_bytes: int) -> Iterator[tuple[int, bytes, int]]:
     """(start, line, end) of every line that isn't blank; one that is too long is cut off, to be refused as such."""
     longest, start = max_bytes + 2, 0
     while line := stream.readline(longest):

@@ -10,13 +10,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from daemon import goldens
 from daemon.audit import log
 from daemon.codec import to_json
+from daemon.peers import OPERATOR
 from daemon.tables import CommandRow, Slot, VersionRow
 from policies.errors import Refused
 
-OPERATOR, READER = "operator", "reader"
 VERBS = ("train", "approve", "reject", "promote", "rollback", "pause", "resume")
 # Production changes, or a candidate is thrown away: whoever reads the audit log will ask why.
 REASONED = ("approve", "reject", "promote", "rollback")
@@ -132,6 +131,8 @@ def import_goldens(
     The report of `daemon.goldens.import_file` as a dict; `stored` is false where a line was refused.
     Raises: Refused by `daemon.goldens` where name, role or actor can't be used.
     """
+    from daemon import goldens  # it compares texts by libraries that a status has no use for
+
     report: dict[str, Any] = to_json(
         goldens.import_file(session, deployment=deployment, name=name, role=role, text=text, actor=actor, now=now)
     )

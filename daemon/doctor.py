@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from daemon import goldens, keys, power, schema
 from daemon.config import Settings, load
 from daemon.findings import ERROR, NOTE, OK, Finding, check_files, policies_of, tried
+from daemon.peers import listens
 from feedback import db
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "evidently", "kafka-python", "sqlalchemy", "apscheduler", "pandas")
@@ -97,8 +98,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
     def look() -> dict[str, tuple[Any, ...]]:
         engine = db.connect(settings.database)
-        schema.check(engine)
-        return db.read(engine, lambda s: {name: goldens.accepted(s, name) for name in settings.deployments})
+        try:
+            schema.check(engine)
+            return db.read(engine, lambda s: {name: goldens.accepted(s, name) for name in settings.deployments})
+        finally:
+            engine.dispose()
 
     sets = tried(found, "database", look)
     yield from found
@@ -162,8 +166,7 @@ def _socket(settings: Settings) -> Iterator[Finding]:
             "socket", ERROR, f"{path} is too long for a socket", f"at most {SUN_PATH} bytes: set service.socket"
         )
         return
-    with socket.socket(socket.AF_UNIX) as probe:
-        answers = probe.connect_ex(str(path)) == 0
+    answers = listens(path)
     hint = f"learnd run --config {settings.path}"
     yield Finding("socket", OK if answers else NOTE, f"{path} {'answers' if answers else 'has no daemon'}", hint)
 

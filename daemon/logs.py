@@ -1,10 +1,12 @@
 """Logging: structlog, one JSON object a line on standard error; readable lines where a person watches.
 
-Owns: the form of a line. Called once by `daemon.main`, and by children that log for themselves.
+Owns: the form of a line. Called once by `daemon.main`; `learnctl` only speaks up where something is wrong.
 """
 
 import logging
 import sys
+from collections.abc import Callable
+from typing import TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -29,9 +31,8 @@ def configure(level: str = "info", *, tty: bool | None = None) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
@@ -42,3 +43,25 @@ def configure(level: str = "info", *, tty: bool | None = None) -> None:
     root.setLevel(level.upper())
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def quiet() -> Callable[[], None]:
+    """Only warnings, as readable lines on standard error: standard output is the answer. Returns how to undo it."""
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+    return lambda: structlog.configure(**before)
+
+
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """A handler that looks up standard error for each line, so that a redirection is followed."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr

@@ -95,8 +95,11 @@ def check_finite(value: object, place: Place, name: str) -> None:
 
 
 def names(package: str) -> tuple[str, ...]:
-    """The plug-ins of a package: its modules, without importing one."""
+    """The plug-ins of a package, without importing one: its own whitelist where it has one, else its modules."""
     found = importlib.import_module(package)
+    listed = getattr(found, "NAMES", None) or getattr(found, "METHODS", None)
+    if listed:
+        return tuple(sorted(listed))
     return tuple(sorted(item.name for item in pkgutil.iter_modules(found.__path__) if not item.ispkg))
 
 
@@ -105,13 +108,23 @@ def plugin(package: str, name: str, place: Place, key: str = "kind") -> ModuleTy
 
     Raises: Misconfigured where there is no such plug-in.
     """
+    check_name(package, name, place, key)
+    module = importlib.import_module(f"{package}.{name}")
+    if not hasattr(module, "Options"):
+        raise Misconfigured(f"{place.key(key)} = {name!r} takes no options", hint="leave its table out")
+    return module
+
+
+def check_name(package: str, name: str, place: Place, key: str) -> None:
+    """Refuse a name that is no plug-in of `package`, naming the nearest one; imports none of them.
+
+    Raises: Misconfigured.
+    """
     known = names(package)
-    module = importlib.import_module(f"{package}.{name}") if name in known else None
-    if module is None or not hasattr(module, "Options"):
+    if name not in known:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         raise Misconfigured(f"{place.key(key)} = {name!r} is not known", hint=hint)
-    return module
 
 
 def described(kind: object) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import rfc8785
 from croniter import croniter
 
-from daemon.options import Place, build, names, plugin, refuse_unknown
+from daemon.options import Place, build, check_name, names, plugin, refuse_unknown
 from policies.errors import Misconfigured
 from policies.policy import Policy
 
@@ -57,6 +57,15 @@ def parse_policy(text: str, source: str, *, base: Path | None = None) -> Policy:
     policy = _plugged(policy, place)
     _check(policy, place)
     return dataclasses.replace(policy, hash=hashlib.sha256(canonical(policy).encode()).hexdigest())
+
+
+def glance(text: str, source: str) -> Policy:
+    """The policy in `text` without its gates and without looking at any plug-in: enough to say what comes next.
+
+    Raises: Misconfigured where the text can't be read.
+    """
+    document = {key: value for key, value in _document(text, source).items() if key != "gates"}
+    return build(Policy, {"name": Path(source).stem, **document}, Place(source))
 
 
 def canonical(policy: Policy) -> str:
@@ -135,17 +144,16 @@ def _check_cron(line: str, place: Place, name: str) -> None:
 
 
 def _plugged(policy: Policy, place: Place) -> Policy:
-    """The policy with its plug-ins' tables as their `Options` read them: checked, defaults filled, paths absolute.
+    """The policy with its plug-ins' tables as their `Options` read them: checked, with absolute paths.
 
     Raises: Misconfigured where a detector or method isn't there or wouldn't take its table.
     """
     drift, method = policy.drift, policy.method
     for key, name in (("cheap", drift.cheap), ("evidence", drift.evidence)):
         if name:
-            plugin("feedback.drift", name, place.inside("drift"), key)
+            check_name("feedback.drift", name, place.inside("drift"), key)
     for name in method.allowed:
-        if name not in names("daemon.training"):
-            plugin("daemon.training", name, place.inside("method"), "allowed")
+        check_name("daemon.training", name, place.inside("method"), "allowed")
     teacher = method.teacher
     if place.base is not None and teacher not in ("", "self"):
         teacher = str(place.base / Path(teacher).expanduser())
@@ -157,10 +165,12 @@ def _plugged(policy: Policy, place: Place) -> Policy:
 
 
 def _tables(package: str, tables: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    return {
+    """The tables with their own keys only: what a person left out stays the plug-in's to fill."""
+    read = {
         name: _plain(build(plugin(package, name, place, name).Options, table, place.inside(name)))
         for name, table in tables.items()
     }
+    return {name: {key: read[name][key] for key in table} for name, table in tables.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ and to block anything: a set that is too small makes candidates inconclusive, ne
 
 from collections.abc import Iterable, Iterator
 
+from policies import words
 from policies.model import SetView
 from policies.policy import Policy
 from policies.stats import items_for_rate, items_needed, provable_margin
@@ -35,11 +36,11 @@ def _margin(policy: Policy, gate: str, sets: list[SetView], role: str) -> Iterat
     disagreed = max(seen) if seen else GUESS
     provable = provable_margin(n, disagreed, options.error_rate)
     if provable > options.margin:
-        told = f"{disagreed:.0%} disagreed last time" if seen else f"if {disagreed:.0%} disagree"
+        told = f"{words.percent(disagreed)} disagreed last time" if seen else f"if {words.percent(disagreed)} disagree"
         needed = items_needed(options.margin, disagreed, options.error_rate)
         yield (
             f"{gate} promises what its set can't prove: margin {options.margin:g} with {n:,} items ({told})",
-            f"{n:,} items prove a margin of {provable:.3f}; set that, or bring about {needed:,} items",
+            f"{n:,} items prove a margin of {provable:.3f}; set that, or bring about {words.about(needed)} items",
         )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from daemon import evidence
 from daemon.clock import next_fire
-from daemon.policyfile import parse_policy
+from daemon.policyfile import glance
 from daemon.tables import CommandRow, Cycle, Decision, DriftRow, PolicyRow, Setting, Slot, VersionRow
 from feedback import store
 from feedback.tables import Counter, DeadLetter, Held, Record
@@ -96,7 +96,7 @@ def dead_letters(session: Session, *, deployment: str = "", limit: int = 50) -> 
 
 
 def policy_in_force(session: Session, deployment: str) -> Policy | None:
-    """The policy that the service loaded last for a deployment; None before it ever did."""
+    """The policy that is in force for a deployment, its gates left out; None before the service ever began."""
     named = session.get(Setting, f"policy/{deployment}")
     row = session.get(PolicyRow, named.value) if named else None
     return _parsed(row.text, f"{deployment}.toml") if row else None
@@ -116,7 +116,7 @@ def known(session: Session, deployment: str) -> str:
 
 @lru_cache(maxsize=32)
 def _parsed(text: str, source: str) -> Policy:
-    return parse_policy(text, source)
+    return glance(text, source)
 
 
 def _alive(pid: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from daemon import logs
 from daemon.cli import Guarded
 from daemon.ctl import acting, auditing, bringing, care, reading, showing
 
@@ -33,6 +34,7 @@ def configured(
 ) -> None:
     """Remember which configuration is meant; it is read when a command needs it."""
     context.obj = config
+    context.call_on_close(logs.quiet())
 
 
 goldens = typer.Typer(

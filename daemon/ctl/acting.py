@@ -14,7 +14,7 @@ from daemon import commands
 from daemon.cli import REFUSED
 from daemon.clock import SystemClock
 from daemon.ctl import client, render
-from daemon.ctl.shared import Json, config_of
+from daemon.ctl.shared import Json
 
 POLL_SECONDS = 0.5
 UNDER_WAY = ("running",)
@@ -145,7 +145,7 @@ def resume(
 def _give(
     context: typer.Context, verb: str, name: str, *, wait: bool, json: bool, reason: str, tenant: str, version: str = ""
 ) -> None:
-    door = client.door(config_of(context))
+    door = client.door(context)
     if verb in commands.REASONED and not reason.strip():
         reason = _asked(verb, name)
     order = {"deployment": name, "verb": verb, "reason": reason, "version": version, "tenant": tenant}

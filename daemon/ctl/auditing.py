@@ -11,8 +11,9 @@ import typer
 
 from daemon.cli import REFUSED
 from daemon.ctl import client, render
-from daemon.ctl.shared import Json, config_of
+from daemon.ctl.shared import Json
 from daemon.policyfile import parse_policy
+from policies import words
 
 
 def verify(
@@ -26,17 +27,17 @@ def verify(
     """
     from daemon.audit import log
 
-    found = log.verify_file(file) if file else client.door(config_of(context)).read(log.verify)
+    found = log.verify_file(file) if file else client.door(context).read(log.verify)
     if json:
         told = {"ok": True, "entries": found.entries, "head": found.head}
         render.dump(told if found.ok else {**asdict(found)})
     elif found.ok:
-        render.say(f"{render.count(found.entries)} entries hold, head {found.head}")
+        render.say(f"{words.count(found.entries)} entries hold, head {found.head}")
         if file is None:
             render.say("keep a copy elsewhere: learnctl audit export FILE")
     else:
         render.say(f"the log does not hold: {found.error}")
-        render.say(f"{render.count(found.entries)} entries before it do; compare with your newest export")
+        render.say(f"{words.count(found.entries)} entries before it do; compare with your newest export")
     if not found.ok:
         raise typer.Exit(REFUSED)
 
@@ -50,11 +51,11 @@ def export(
     """
     from daemon.audit import log
 
-    door = client.door(config_of(context))
+    door = client.door(context)
     done = door.read(lambda session: log.export(session, file))
     if json:
         return render.dump({"file": str(file), "entries": done.entries, "head": done.head})
-    render.say(f"{file}: {render.count(done.entries)} entries, head {done.head}")
+    render.say(f"{file}: {words.count(done.entries)} entries, head {done.head}")
     return render.say(f"anywhere: learnctl audit verify {file}")
 
 
@@ -65,14 +66,12 @@ def replay(context: typer.Context, json: Json = False) -> None:
     """
     from daemon.audit.replay import replay as judge_again
 
-    told = asdict(judge_again(client.door(config_of(context)).engine, parse_policy))
+    told = asdict(judge_again(client.door(context).engine, parse_policy))
     if json:
         render.dump(told)
     else:
-        render.say(f"{render.count(told['decisions'])} decisions: {render.count(told['same'])} come out the same")
-        render.say(
-            f"{render.count(told['verdicts'])} verdicts: {render.count(told['verdicts_same'])} come out the same"
-        )
+        render.say(f"{words.count(told['decisions'])} decisions: {words.count(told['same'])} come out the same")
+        render.say(f"{words.count(told['verdicts'])} verdicts: {words.count(told['verdicts_same'])} come out the same")
         for name in ("different", "unreplayable"):
             for row in told[name]:
                 render.say(f"  {name}: {row['what']} {row['id']} was {row['was']}, now {row['now']}")

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.bulk import import_files
 from daemon.cli import REFUSED
 from daemon.clock import SystemClock
 from daemon.ctl import client, render
-from daemon.ctl.shared import Json, Only, config_of, the_deployment
+from daemon.ctl.shared import Json, Only, the_deployment
+from policies import words
 from policies.errors import Refused
 
 SHOWN = 20
@@ -38,7 +38,7 @@ def goldens_import(
 
     Example: learnctl goldens import faq.jsonl -d support-bot --name faq --role goldens
     """
-    door = client.door(config_of(context))
+    door = client.door(context)
     wanted = {
         "deployment": the_deployment(door.settings, deployment),
         "name": name or file.stem,
@@ -59,7 +59,7 @@ def goldens_list(context: typer.Context, deployment: Only = "", json: Json = Fal
 
     Example: learnctl goldens list
     """
-    rows = client.door(config_of(context)).see("goldens", deployment=deployment)
+    rows = client.door(context).see("goldens", deployment=deployment)
     if json:
         return render.dump(rows)
     now = SystemClock().now()
@@ -71,7 +71,7 @@ def goldens_list(context: typer.Context, deployment: Only = "", json: Json = Fal
                 row["deployment"],
                 row["role"],
                 row["version"] + ("" if row["current"] else " (replaced)"),
-                render.count(row["items"]),
+                words.count(row["items"]),
                 _slices(row["slices"]),
                 f"{render.when(row['at'], now)} by {row['accepted_by']}",
                 row["hash"][:12],
@@ -91,23 +91,25 @@ def feedback_import(
 
     Example: learnctl feedback import last-month.jsonl
     """
-    door = client.door(config_of(context))
+    from daemon.bulk import import_files
+
+    door = client.door(context)
     for file in files:
         _readable(file)
     report = import_files(door.prepared, door.settings, files, SystemClock())
     if json:
         return render.dump(report)
     render.say(
-        f"{render.count(report['read'])} read · {render.count(report['stored'])} stored · "
-        f"{render.count(report['duplicates'])} duplicates · {render.count(report['dead_letters'])} dead letters"
+        f"{words.count(report['read'])} read · {words.count(report['stored'])} stored · "
+        f"{words.count(report['duplicates'])} duplicates · {words.count(report['dead_letters'])} dead letters"
     )
     return render.say("why: learnctl dead-letters" if report["dead_letters"] else "more: learnctl status")
 
 
 def _directly(door: client.Door, wanted: dict[str, Any]) -> dict[str, Any]:
     """The same import without a daemon: the actor is whoever runs this command."""
-    from daemon.api import actor_of
     from daemon.commands import import_goldens
+    from daemon.peers import actor_of
     from feedback import db
 
     actor, now = actor_of(os.getuid()), SystemClock().now()
@@ -117,23 +119,23 @@ def _directly(door: client.Door, wanted: dict[str, Any]) -> dict[str, Any]:
 def _imported(report: dict[str, Any]) -> None:
     if not report["stored"]:
         refused: Sequence[dict[str, Any]] = report["refused"]
-        render.say(f"{report['name']}: nothing was stored, {render.count(len(refused))} lines can't be used")
+        render.say(f"{report['name']}: nothing was stored, {words.count(len(refused))} lines can't be used")
         for problem in refused[:SHOWN]:
             field = f"{problem['field']}: " if problem["field"] else ""
             render.say(f"  line {problem['line']}: {field}{problem['message']}")
         if len(refused) > SHOWN:
-            render.say(f"  and {render.count(len(refused) - SHOWN)} more: --json has them")
+            render.say(f"  and {words.count(len(refused) - SHOWN)} more: --json has them")
         return
     known = "" if report["new"] else " (this content was known already)"
     render.say(
-        f"{report['name']} version {report['version']}: {render.count(report['items'])} items, "
+        f"{report['name']} version {report['version']}: {words.count(report['items'])} items, "
         f"{_slices(report['slices'])}, hash {report['hash'][:12]}{known}"
     )
     render.say("what it can prove: learnctl doctor")
 
 
 def _slices(slices: dict[str, int]) -> str:
-    return ", ".join(f"{name or 'no slice'} {render.count(n)}" for name, n in slices.items())
+    return ", ".join(f"{name or 'no slice'} {words.count(n)}" for name, n in slices.items())
 
 
 def _text(file: Path) -> str:

@@ -5,16 +5,18 @@ Owns: how findings read and which exit code they have. Refuses to check anything
 """
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
-from daemon import findings
 from daemon.cli import MISCONFIGURED, REFUSED
 from daemon.ctl import client, render
 from daemon.ctl.shared import Json, config_of
-from daemon.doctor import examine
 
-MARKS = {findings.OK: "ok", findings.NOTE: "note", findings.ERROR: "ERROR"}
+if TYPE_CHECKING:
+    from daemon.findings import Finding
+
+MARKS = {"ok": "ok", "note": "note", "error": "ERROR"}
 
 
 def config_check(context: typer.Context, json: Json = False) -> None:
@@ -24,7 +26,9 @@ def config_check(context: typer.Context, json: Json = False) -> None:
 
     Example: learnctl --config learnd.toml config check
     """
-    _tell(findings.check_files(client.find(config_of(context))), json=json, code=MISCONFIGURED)
+    from daemon.findings import check_files
+
+    _tell(check_files(client.find(config_of(context))), json=json, code=MISCONFIGURED)
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
@@ -32,19 +36,20 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
     Example: learnctl doctor
     """
+    from daemon.doctor import examine
+
     _tell(examine(client.find(config_of(context))), json=json, code=REFUSED)
 
 
-def _tell(found: list[findings.Finding], *, json: bool, code: int) -> None:
-    worst = findings.worst(found)
+def _tell(found: "list[Finding]", *, json: bool, code: int) -> None:
+    wrong = sum(finding.level == "error" for finding in found)
     if json:
-        render.dump({"ok": worst != findings.ERROR, "findings": [asdict(finding) for finding in found]})
+        render.dump({"ok": not wrong, "findings": [asdict(finding) for finding in found]})
     else:
         for finding in found:
             render.say(f"{MARKS[finding.level]:<6} {finding.check:<14} {finding.message}")
-            if finding.hint and finding.level != findings.OK:
+            if finding.hint and finding.level != "ok":
                 render.say(f"{'':<21} hint: {finding.hint}")
-        errors = sum(finding.level == findings.ERROR for finding in found)
-        render.say(f"{errors} to correct" if errors else "nothing is wrong")
-    if worst == findings.ERROR:
+        render.say(f"{wrong} to correct" if wrong else "nothing is wrong")
+    if wrong:
         raise typer.Exit(code)

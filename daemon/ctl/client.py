@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import typer
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
-from daemon import commands, evidence, goldens, schema, views
+from daemon import commands, evidence, schema, views
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
+from daemon.ctl.shared import config_of
+from daemon.peers import listens
 from feedback import db
 from policies.errors import Corrupt, LearndError, Misconfigured, Refused, Transient
 
@@ -29,6 +32,8 @@ SECONDS = 30.0
 
 
 def _goldens(session: Session, *, deployment: str = "") -> list[dict[str, Any]]:
+    from daemon import goldens
+
     return goldens.listing(session, deployment)
 
 
@@ -82,6 +87,11 @@ class Door:
         schema.migrate(engine)
         return engine
 
+    def close(self) -> None:
+        """Let the database go."""
+        for engine in {id(each): each for name, each in vars(self).items() if name in ("engine", "prepared")}.values():
+            engine.dispose()
+
     def read(self, work: Callable[[Session], T]) -> T:
         """Run a query. Raises: Transient, Misconfigured as `engine`."""
         return db.read(self.engine, work)
@@ -97,25 +107,24 @@ class Door:
 
     def answers(self) -> bool:
         """Whether a daemon listens at the socket."""
-        try:
-            self.ask("GET", "/commands", params={"limit": 1})
-        except Transient:
-            return False
-        return True
+        return listens(self.settings.socket)
 
     def ask(self, method: str, path: str, **request: Any) -> Any:
         """A request over the control socket; its JSON.
 
         Raises: Transient where the daemon is down, else the error that it answered with.
         """
+        away = Transient(
+            f"the daemon is not running: nothing answers at {self.settings.socket}",
+            hint=f"systemctl start learnd, or learnd run --config {self.settings.path}",
+        )
+        if not self.answers():
+            raise away
         try:
             with self._http() as client:
                 answer = client.request(method, path, **request)
-        except (httpx.TransportError, OSError) as error:
-            raise Transient(
-                f"the daemon is not running: nothing answers at {self.settings.socket}",
-                hint="systemctl start learnd, or learnd run --config " + str(self.settings.path),
-            ) from error
+        except httpx.TransportError as error:
+            raise away from error
         if answer.is_success:
             return answer.json()
         raise _error(answer)
@@ -149,9 +158,11 @@ def find(config: Path | None) -> Path:
     )
 
 
-def door(config: Path | None) -> Door:
-    """The door to what `config` describes. Raises: Misconfigured."""
-    return Door(load(find(config)))
+def door(context: typer.Context) -> Door:
+    """The door to the configuration that is meant, closed when the command ends. Raises: Misconfigured."""
+    made = Door(load(find(config_of(context))))
+    context.call_on_close(made.close)
+    return made
 
 
 def _error(answer: httpx.Response) -> LearndError:

@@ -7,7 +7,8 @@ import typer
 
 from daemon.clock import SystemClock
 from daemon.ctl import client, render
-from daemon.ctl.shared import Json, Limit, Only, config_of
+from daemon.ctl.shared import Json, Limit, Only
+from policies import words
 
 
 def cycles(context: typer.Context, deployment: Only = "", limit: Limit = 20, json: Json = False) -> None:
@@ -15,7 +16,7 @@ def cycles(context: typer.Context, deployment: Only = "", limit: Limit = 20, jso
 
     Example: learnctl cycles --deployment support-bot
     """
-    rows = client.door(config_of(context)).see("cycles", deployment=deployment, limit=limit)
+    rows = client.door(context).see("cycles", deployment=deployment, limit=limit)
     if json:
         return render.dump(rows)
     now = SystemClock().now()
@@ -44,7 +45,7 @@ def versions(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
 
     Example: learnctl versions
     """
-    rows = client.door(config_of(context)).see("versions", deployment=deployment, limit=limit)
+    rows = client.door(context).see("versions", deployment=deployment, limit=limit)
     if json:
         return render.dump(rows)
     now = SystemClock().now()
@@ -70,7 +71,7 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
 
     Example: learnctl drift --json
     """
-    reports = client.door(config_of(context)).see("drift", deployment=deployment)
+    reports = client.door(context).see("drift", deployment=deployment)
     if json:
         return render.dump(reports)
     now = SystemClock().now()
@@ -87,8 +88,8 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
                     render.number(column["value"]),
                     render.number(column["threshold"]),
                     "drifted" if column["drifted"] else "",
-                    render.count(column["reference_n"]),
-                    render.count(column["current_n"]),
+                    words.count(column["reference_n"]),
+                    words.count(column["current_n"]),
                     column.get("note", ""),
                 )
                 for column in report.get("columns", [])
@@ -107,7 +108,7 @@ def dead_letters(context: typer.Context, deployment: Only = "", limit: Limit = 5
 
     Example: learnctl dead-letters --limit 10
     """
-    rows = client.door(config_of(context)).see("dead_letters", deployment=deployment, limit=limit)
+    rows = client.door(context).see("dead_letters", deployment=deployment, limit=limit)
     if json:
         return render.dump(rows)
     now = SystemClock().now()
@@ -134,7 +135,7 @@ def commands(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
 
     Example: learnctl commands
     """
-    rows = client.door(config_of(context)).see("commands", deployment=deployment, limit=limit)
+    rows = client.door(context).see("commands", deployment=deployment, limit=limit)
     if json:
         return render.dump(rows)
     now = SystemClock().now()

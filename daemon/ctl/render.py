@@ -1,6 +1,6 @@
 """How things read: numbers with units, the reader's times, intervals as a line of glyphs, tables without colour.
 
-Owns: formatting, nothing else. Refuses to query. Called by the modules of `daemon.ctl`.
+Owns: formatting beyond what `policies.words` has. Refuses to query. Called by the modules of `daemon.ctl`.
 """
 
 import json
@@ -13,6 +13,8 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from policies import words
 
 DAY = 86400.0
 METHODS = {"lora": "LoRA", "distill": "re-distillation", "echo": "echo", "adopted": "adopted as it was", "": "unknown"}
@@ -31,16 +33,6 @@ def dump(value: Any) -> None:
     typer.echo(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str))
 
 
-def count(number: float) -> str:
-    """18204 -> 18,204."""
-    return f"{number:,.0f}"
-
-
-def percent(share: float) -> str:
-    """Points of 1 as percent: 0.0861 -> 8.6 %."""
-    return f"{share * 100:.1f} %"
-
-
 def when(at: float | None, now: float) -> str:
     """A unix time in the reader's zone: 14:02 today, Thu 14:02 within six days, else 2026-11-20 03:12."""
     if not at:
@@ -51,20 +43,6 @@ def when(at: float | None, now: float) -> str:
     return told.strftime("%a %H:%M" if abs(at - now) < 6 * DAY else "%Y-%m-%d %H:%M")
 
 
-def span(seconds: float) -> str:
-    """7800 -> 2 h 10 min."""
-    seconds = max(0.0, seconds)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    if seconds < DAY:
-        hours, minutes = divmod(int(seconds // 60), 60)
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(int(seconds // 3600), 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
-
-
 def made_of(version: dict[str, Any]) -> str:
     """How a version came to be: `LoRA on 412 corrections`."""
     method = METHODS.get(version.get("method") or "", str(version.get("method")))
@@ -72,8 +50,8 @@ def made_of(version: dict[str, Any]) -> str:
     if not signals:
         return method
     first, *others = sorted(signals, key=lambda name: (-signals[name], name))
-    rest = f" and {count(sum(signals[name] for name in others))} others" if others else ""
-    return f"{method} on {count(signals[first])} {SIGNALS.get(first, first)}{rest}"
+    rest = f" and {words.count(sum(signals[name] for name in others))} others" if others else ""
+    return f"{method} on {words.count(signals[first])} {SIGNALS.get(first, first)}{rest}"
 
 
 def interval(low: float, high: float, estimate: float | None, limit: float | None) -> str:
@@ -99,7 +77,7 @@ def number(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return count(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return words.count(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from daemon.clock import SystemClock
 from daemon.ctl import client, render
-from daemon.ctl.shared import Json, config_of
+from daemon.ctl.shared import Json
+from policies import words
 
 LABEL = 10
 WORST = 3
@@ -21,7 +22,7 @@ def status(context: typer.Context, json: Json = False) -> None:
 
     Example: learnctl status
     """
-    told = client.door(config_of(context)).see("status")
+    told = client.door(context).see("status")
     if json:
         render.dump(told)
         return
@@ -37,7 +38,7 @@ def status(context: typer.Context, json: Json = False) -> None:
         for line in _slot(slot, now):
             render.say(line)
     if lost := told["unassigned"].get("dead_letters"):
-        render.say(f"\n{render.count(lost)} dead letters name no known deployment: learnctl dead-letters")
+        render.say(f"\n{words.count(lost)} dead letters name no known deployment: learnctl dead-letters")
     render.say()
     render.say(_way_on(told))
 
@@ -52,7 +53,7 @@ def show(
 
     Example: learnctl show support-bot@b1d3 --items safety
     """
-    door = client.door(config_of(context))
+    door = client.door(context)
     if items:
         rows = door.see("items", version=version, gate=items)
         return render.dump(rows) if json else _items(rows)
@@ -84,9 +85,9 @@ def _slot(slot: dict[str, Any], now: float) -> Iterator[str]:
 
 
 def _since(slot: dict[str, Any], now: float) -> str:
-    spent = render.span(now - slot["phase_since"])
+    spent = words.duration(now - slot["phase_since"])
     watch = slot["watch"]
-    return f"{spent} of at least {render.span(watch['minimum_hours'] * 3600)}" if watch else f"since {spent}"
+    return f"{spent} of at least {words.duration(watch['minimum_hours'] * 3600)}" if watch else f"since {spent}"
 
 
 def _came(champion: dict[str, Any], slot: dict[str, Any], now: float) -> str:
@@ -102,20 +103,20 @@ def _at(_slot: dict[str, Any], champion: dict[str, Any], now: float) -> str:
 
 
 def _feedback(told: dict[str, Any]) -> Iterator[str]:
-    yield f"{render.count(told['stored'])} stored"
-    yield f"{render.count(told['today'])} today"
-    for name, words in (("duplicates", "duplicates"), ("conflicts", "conflicts"), ("dead_letters", "dead letters")):
+    yield f"{words.count(told['stored'])} stored"
+    yield f"{words.count(told['today'])} today"
+    for name, noun in (("duplicates", "duplicates"), ("conflicts", "conflicts"), ("dead_letters", "dead letters")):
         if told.get(name):
-            yield f"{render.count(told[name])} {words}"
+            yield f"{words.count(told[name])} {noun}"
     if told["quarantined"]:
         why = f" ({told['quarantined_for']})" if told.get("quarantined_for") else ""
-        yield f"{render.count(told['quarantined'])} in quarantine{why}"
+        yield f"{words.count(told['quarantined'])} in quarantine{why}"
 
 
 def _drift(told: dict[str, Any] | None, now: float) -> str:
     if told is None:
         return "not looked yet"
-    look = f"(last look {render.span(now - told['at'])} ago)"
+    look = f"(last look {words.duration(now - told['at'])} ago)"
     if not told["judged"]:
         return f"{told['reason']} {look}"
     since = f"since {render.when(told['since'], now)}"
@@ -180,8 +181,8 @@ def _trained_on(told: dict[str, Any]) -> str:
         return ""
     first, last = told["window"]
     records = told["data"].get("records", {})
-    mixed = [f"{render.count(n)} {name}" for name, n in records.items() if n]
-    return f" · window {render.count(first + 1)}-{render.count(last)}" + (f" ({', '.join(mixed)})" if mixed else "")
+    mixed = [f"{words.count(n)} {name}" for name, n in records.items() if n]
+    return f" · window {words.count(first + 1)}-{words.count(last)}" + (f" ({', '.join(mixed)})" if mixed else "")
 
 
 def _bounded(claim: dict[str, Any]) -> bool:
