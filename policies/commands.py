@@ -20,9 +20,7 @@ def wish(snapshot: Snapshot, *verbs: str) -> CommandView | None:
 
 def candidate_name(snapshot: Snapshot) -> str:
     """The candidate of the running cycle, "" without one."""
-    if snapshot.cycle is not None and snapshot.cycle.candidate:
-        return snapshot.cycle.candidate
-    return snapshot.candidate.name if snapshot.candidate is not None else ""
+    return snapshot.cycle.candidate if snapshot.cycle is not None else ""
 
 
 def retreat(snapshot: Snapshot) -> str:
@@ -31,7 +29,7 @@ def retreat(snapshot: Snapshot) -> str:
     ours = candidate_name(snapshot)
     if snapshot.phase in {Phase.GATHERING, Phase.IDLE, Phase.WATCHING} or (ours and ours == champion):
         return snapshot.predecessor
-    if snapshot.phase is Phase.ROLLING_BACK and not ours:
+    if not ours and snapshot.phase in {Phase.RAMPING, Phase.ROLLING_BACK}:
         return snapshot.predecessor or champion
     return champion or snapshot.predecessor
 

@@ -112,8 +112,9 @@ def _idle(snapshot: Snapshot, policy: Policy) -> Action:
     if choice.method == "nothing":
         return Wait(f"{trigger.reason}; but {choice.reason}", "method")
     reason = f"{trigger.reason}; {choice.reason}"
-    if not snapshot.granted:
-        return Wait(f"{reason}; waiting for the accelerator: {snapshot.not_granted or 'not granted yet'}", "gpu")
+    wait = _no_room(snapshot, reason)
+    if wait is not None:
+        return wait
     window = (snapshot.past.window_end, snapshot.head)
     mixture = quotas(snapshot.counts.total, policy.mixture, snapshot.seed)
     return Train(
@@ -142,10 +143,20 @@ def _again(snapshot: Snapshot, policy: Policy, cycle: CycleView, why: str) -> Ac
 def _train(snapshot: Snapshot, policy: Policy, cycle: CycleView, step: str, reason: str) -> Action:
     if snapshot.paused_by:
         return _paused(snapshot, reason)
-    if not snapshot.granted:
-        return Wait(f"{reason}; waiting for the accelerator: {snapshot.not_granted or 'not granted yet'}", "gpu")
+    wait = _no_room(snapshot, reason)
+    if wait is not None:
+        return wait
     mixture = quotas(snapshot.counts.total, policy.mixture, cycle.seed)
     return Train(reason, cycle.trigger, cycle.method, step, cycle.window, mixture, cycle.seed)
+
+
+def _no_room(snapshot: Snapshot, reason: str) -> Wait | None:
+    """Why no job may start now: one a slot, and only on an accelerator that was granted."""
+    if snapshot.job is not None and snapshot.job.state == "running":
+        return Wait(f"{reason}; waiting for the {snapshot.job.kind} job that still runs", "busy")
+    if not snapshot.granted:
+        return Wait(f"{reason}; waiting for the accelerator: {snapshot.not_granted or 'not granted yet'}", "gpu")
+    return None
 
 
 def _running(snapshot: Snapshot, job: JobView, cause: str) -> Action:
@@ -209,20 +220,15 @@ def _answers(snapshot: Snapshot, step: str) -> tuple[list[Verdict], list[Verdict
 def _refusal(snapshot: Snapshot, step: str) -> Reject | None:
     """The rejection that the verdicts ask for, None only when every gate of the step has passed."""
     failing, unsure, missing = _answers(snapshot, step)
-    who = "the teacher was" if step == "teacher" else "refused"
-    if failing or missing:
-        by = tuple(dict.fromkeys([verdict.gate for verdict in failing] + missing))
-        said = [f"{verdict.gate}: {verdict.reason}" for verdict in failing] + [
-            f"{name}: no verdict" for name in missing
-        ]
-        refused = f"{who} refused by" if step == "teacher" else "refused by"
-        return Reject(f"{refused} {listed(by)} ({'; '.join(said)})", "refused", by)
-    if unsure:
-        by = tuple(dict.fromkeys(verdict.gate for verdict in unsure))
-        said = [f"{verdict.gate}: {verdict.reason}" for verdict in unsure]
-        vague = "the teacher was inconclusive for" if step == "teacher" else "inconclusive for"
-        return Reject(f"{vague} {listed(by)} ({'; '.join(said)})", "inconclusive", by)
-    return None
+    kind, word, against = "refused", "refused by", failing
+    if not failing and not missing:
+        if not unsure:
+            return None
+        kind, word, against = "inconclusive", "inconclusive for", unsure
+    by = tuple(dict.fromkeys([verdict.gate for verdict in against] + missing))
+    said = [f"{verdict.gate}: {verdict.reason}" for verdict in against] + [f"{name}: no verdict" for name in missing]
+    who = "the teacher was " if step == "teacher" else ""
+    return Reject(f"{who}{word} {listed(by)} ({'; '.join(said)})", kind, by)
 
 
 def _judged(snapshot: Snapshot, policy: Policy, cycle: CycleView) -> Action:
