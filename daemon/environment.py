@@ -59,6 +59,7 @@ def describe(device: str = "cpu") -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=8)
 def digest(device: str = "cpu") -> str:
     """SHA-256 (hex) of the canonical JSON of `describe`: two measurements with the same one are comparable."""
     return hashlib.sha256(canonical(describe(device))).hexdigest()

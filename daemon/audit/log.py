@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from daemon import environment
@@ -73,16 +73,15 @@ def append(
     )
     leaf = tree.leaf_hash(entry)
     after = tree.extend(frontier, index, leaf)
-    session.add(
-        AuditRow(
-            index=index,
-            entry=entry,
-            leaf=leaf.hex(),
-            root=tree.frontier_root(after).hex(),
-            frontier=[each.hex() for each in after],
-        )
-    )
-    session.flush()
+    root = tree.frontier_root(after).hex()
+    kept = {
+        "index": index,
+        "entry": entry,
+        "leaf": leaf.hex(),
+        "root": root,
+        "frontier": [each.hex() for each in after],
+    }
+    session.execute(insert(session, AuditRow).values(kept))
     return index
 
 
@@ -152,22 +151,32 @@ def _end(session: Session) -> tuple[int, tree.Frontier]:
     The counter's row is the lock: on PostgreSQL a second appender waits and is then told to start over (40001), since
     its snapshot is too old; SQLite has one writer anyway.
     """
-    session.execute(insert(session, Setting).values(name=SIZE, value="0").on_conflict_do_nothing())
-    counter = session.execute(
-        select(Setting).where(Setting.name == SIZE).with_for_update().execution_options(populate_existing=True)
-    ).scalar_one()
-    size = int(counter.value)
-    last = session.get(AuditRow, size - 1) if size else None
-    beyond = session.get(AuditRow, size)
-    frontier = tuple(bytes.fromhex(each) for each in last.frontier) if last else ()
-    sound = len(frontier) == size.bit_count() and (last is None or tree.frontier_root(frontier).hex() == last.root)
-    if beyond or (size and not last) or not sound:
+    size = _lock(session)
+    rows = session.execute(
+        select(AuditRow.index.label("place"), AuditRow.root, AuditRow.frontier)
+        .where(AuditRow.index >= size - 1)
+        .order_by(AuditRow.index)
+        .limit(2)
+    ).all()
+    frontier = tuple(bytes.fromhex(each) for row in rows[:1] for each in row.frontier)
+    sound = [row.place for row in rows] == ([size - 1] if size else []) and len(frontier) == size.bit_count()
+    if not sound or (rows and tree.frontier_root(frontier).hex() != rows[0].root):
         raise Corrupt(
             f"the audit log's end (entry {size - 1}) doesn't hold: nothing is appended to it",
             hint="run learnctl audit verify, and compare with the newest export",
         )
-    counter.value = str(size + 1)
+    session.execute(update(Setting).where(Setting.name == SIZE).values(value=str(size + 1)))
     return size, frontier
+
+
+def _lock(session: Session) -> int:
+    """The number of entries, locked until the transaction ends."""
+    query = select(Setting.value).where(Setting.name == SIZE).with_for_update()
+    found = session.scalar(query)
+    if found is None:
+        session.execute(insert(session, Setting).values(name=SIZE, value="0").on_conflict_do_nothing())
+        found = session.scalar(query)
+    return int(found or 0)
 
 
 def _check(row: AuditRow, index: int, frontier: tree.Frontier) -> tuple[str, tree.Frontier]:
