@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from feedback import sketch
 from feedback.records import Exposure, Feedback, question
 from feedback.sources import Raw
-from feedback.statements import insert
+from feedback.statements import add_rows, insert
 from feedback.tables import Counter, DeadLetter, Record, Tombstone
 from feedback.wire import Rejected
 
@@ -86,19 +86,15 @@ def bury(session: Session, refused: Iterable[tuple[Rejected, Raw]], now: float) 
         for why, raw in refused
     ]  # fmt: skip
     if rows:
-        session.execute(insert(session, DeadLetter).on_conflict_do_nothing(), rows)
+        add_rows(session, DeadLetter, rows)
 
 
 def _insert(session: Session, first: Mapping[Name, Item], now: float) -> dict[Name, int]:
     if not first:
         return {}
-    statement = (
-        insert(session, Record)
-        .on_conflict_do_nothing(index_elements=["deployment", "id"])
-        .returning(Record.seq, Record.deployment, Record.id)
-    )
     rows = [_row(record, raw, now) for record, raw in first.values()]
-    return {(deployment, id): seq for seq, deployment, id in session.execute(statement, rows)}
+    given = add_rows(session, Record, rows, returning=(Record.seq, Record.deployment, Record.id))
+    return {(deployment, id): seq for seq, deployment, id in given}
 
 
 def _row(record: Feedback | Exposure, raw: Raw, now: float) -> dict[str, Any]:

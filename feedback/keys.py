@@ -4,7 +4,6 @@ Owns: the settings of record v1 and every keyed hash made under them. Refuses to
 `feedback.records`, `feedback.refusals`, and by `daemon.config`, which fills the settings.
 """
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ class RecordSettings:
 
 def keyed(key: bytes, purpose: str, text: str) -> str:
     """HMAC-SHA256 (RFC 2104) in hex; `purpose` keeps hashes of different things apart."""
-    return hmac.new(key, f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, f"{purpose}\0{text}".encode(), "sha256").hex()
 
 
 def user_hash(user: str, key: bytes) -> str:

@@ -4,8 +4,8 @@ Owns: what a record is, what it teaches, its fold, commitment and content hash. 
 Called by `feedback.ingest` for each message, outside its transaction.
 """
 
-import hashlib
 import hmac
+import re
 import secrets
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ __all__ = [
 NEUTRAL = 0.2
 ERASED_AT_ONCE = 10_000
 CONSENTS = ("none", "tenant", "shared")
+_BETWEEN = re.compile(r"[\W_]+")
 SIGNALS = ("rating", "correction", "preferred", "rejected")
 
 
@@ -103,7 +104,7 @@ def parse(raw: bytes, headers: Sequence[tuple[str, bytes]], settings: RecordSett
 def normalise(text: str) -> str:
     """A question as folds compare it: NFKC, case folded, letters and digits only, single spaces (UAX #15)."""
     plain = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in plain).split()) or plain
+    return _BETWEEN.sub(" ", plain).strip() or plain
 
 
 def question(messages: Sequence[Mapping[str, str]]) -> str:
@@ -115,7 +116,7 @@ def question(messages: Sequence[Mapping[str, str]]) -> str:
 def commit(key: str, *, deployment: str, id: str, time: float, rating: float | None, body: Mapping[str, Any]) -> str:
     """The commitment to a record's content under its own random key: says nothing once the key is destroyed."""
     content = canonical([deployment, id, time, rating, dict(body)])
-    return hmac.new(bytes.fromhex(key), content, hashlib.sha256).hexdigest()
+    return hmac.digest(bytes.fromhex(key), content, "sha256").hex()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,10 @@ STOP_WORDS: Mapping[str, frozenset[str]] = {
         "nl": "de het en is niet een ik mijn hoe van voor met kan dat wat op zijn",
     }.items()
 }
+_LANGUAGES = {
+    word: tuple(code for code, words in STOP_WORDS.items() if word in words)
+    for word in frozenset().union(*STOP_WORDS.values())
+}
 SCRIPTS = {
     "CYRILLIC": "ru", "GREEK": "el", "ARABIC": "ar", "HEBREW": "he", "HIRAGANA": "ja", "KATAKANA": "ja",
     "HANGUL": "ko", "CJK": "zh", "DEVANAGARI": "hi", "THAI": "th",
@@ -95,11 +99,12 @@ def language(text: str) -> str:
         if scripts.get("HIRAGANA") or scripts.get("KATAKANA"):  # Japanese mixes them with Chinese characters
             return "ja"
         return SCRIPTS.get(max(scripts, key=lambda name: scripts[name]), "und")
-    words = [word.strip(".,;:!?¿¡\"'()") for word in sample.lower().split()]
-    hits = {code: sum(word in stops for word in words) for code, stops in STOP_WORDS.items()}
-    best = max(hits, key=lambda code: hits[code])
-    others = max(count for code, count in hits.items() if code != best)
-    return best if hits[best] > others else "und"
+    hits = dict.fromkeys(STOP_WORDS, 0)
+    for word in sample.lower().split():
+        for code in _LANGUAGES.get(word.strip(".,;:!?¿¡\"'()"), ()):
+            hits[code] += 1
+    first, second = sorted(hits, key=lambda code: -hits[code])[:2]
+    return first if hits[first] > hits[second] else "und"
 
 
 def columns(

@@ -7,7 +7,7 @@ Called by `daemon` (snapshots, evaluation, views) and `feedback.windows`. Writes
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from feedback.records import NEUTRAL
@@ -93,13 +93,12 @@ def votes(session: Session, deployment: str, version: str, *, after_seq: int = 0
         .union_all(select(rated.c.seq).where(rated.c.user_hash == ""))
     ).subquery()
     query = (
-        select(Record.rating > 0, func.count())
+        select(func.count(), func.sum(case((Record.rating > 0, 1), else_=0)))
         .join(newest, newest.c.seq == Record.seq)
         .where(func.abs(Record.rating) > NEUTRAL)
-        .group_by(Record.rating > 0)
     )
-    counts = {bool(good): int(n) for good, n in session.execute(query)}
-    return Votes(version=version, n=sum(counts.values()), good=counts.get(True, 0))
+    n, good = session.execute(query).one()
+    return Votes(version=version, n=n, good=int(good or 0))
 
 
 def counters(session: Session, deployment: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ from policies.errors import Refused
 
 DEPTH = 32
 _WORST = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_SUSPECT = re.compile(_WORST.pattern + r"|\\[ubf]")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
@@ -54,47 +55,63 @@ def decode(raw: bytes, *, max_bytes: int) -> Any:
         text = raw.decode(errors="surrogateescape")
         broken = f"byte 0x{raw[error.start]:02x} at position {error.start}: a record is encoded in UTF-8"
     _check_depth(text)
+    reader = _Reader()
     try:
-        value = _load(text, strict=True)
+        value = reader.load(text)
     except json.JSONDecodeError as error:
         _name_control_character(text)
         wrong = broken or f"{error.msg} at line {error.lineno} column {error.colno}: send one JSON object"
         raise Rejected("invalid_utf8" if broken else "invalid_json", "", wrong) from None
-    _walk(value, "", broken)
+    # Most messages hold nothing that only a walk could place; a whole one is looked at by one search.
+    if reader.bad or broken or _SUSPECT.search(text):
+        _walk(value, "", broken)
     return value
 
 
-def _load(text: str, *, strict: bool) -> Any:
-    return json.loads(
-        text, strict=strict, object_pairs_hook=_pairs, parse_int=_integer, parse_float=_float, parse_constant=_constant
-    )
+class _Reader:
+    """The hooks of one reading; `bad` once a value stands in for one that can't be."""
 
+    def __init__(self) -> None:
+        self.bad = False
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                value[name] = _Bad("duplicate_key", "the name stands twice: give each field once")
-            seen.add(name)
-    return value
+    def load(self, text: str, *, strict: bool = True) -> Any:
+        return json.loads(
+            text,
+            strict=strict,
+            object_pairs_hook=self._pairs,
+            parse_int=self._integer,
+            parse_float=self._float,
+            parse_constant=self._constant,
+        )
 
+    def _refuse(self, reason: str, message: str) -> _Bad:
+        self.bad = True
+        return _Bad(reason, message)
 
-def _integer(text: str) -> int | _Bad:
-    # int() refuses thousands of digits with an error of its own, and no column holds more than 64 bits.
-    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**63:
-        return _Bad("range", "a whole number has at most 64 bits")
-    return value
+    def _pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    value[name] = self._refuse("duplicate_key", "the name stands twice: give each field once")
+                seen.add(name)
+        return value
 
+    def _integer(self, text: str) -> int | _Bad:
+        # int() refuses thousands of digits with an error of its own, and no column holds more than 64 bits.
+        if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**63:
+            return self._refuse("range", "a whole number has at most 64 bits")
+        return value
 
-def _float(text: str) -> float | _Bad:
-    value = float(text)
-    return value if abs(value) != float("inf") else _Bad("range", "the number is too large for a double (1.8e308)")
+    def _float(self, text: str) -> float | _Bad:
+        value = float(text)
+        if abs(value) == float("inf"):
+            return self._refuse("range", "the number is too large for a double (1.8e308)")
+        return value
 
-
-def _constant(text: str) -> _Bad:
-    return _Bad("not_a_number", f"{text} is not JSON: give a finite number or leave the field out")
+    def _constant(self, text: str) -> _Bad:
+        return self._refuse("not_a_number", f"{text} is not JSON: give a finite number or leave the field out")
 
 
 def _check_depth(text: str) -> None:
@@ -115,7 +132,7 @@ def _check_depth(text: str) -> None:
 
 def _name_control_character(text: str) -> None:
     try:
-        _walk(_load(text, strict=False), "", "")
+        _walk(_Reader().load(text, strict=False), "", "")
     except json.JSONDecodeError:
         return
 
@@ -158,12 +175,11 @@ def canonical(value: Any) -> bytes:
 
 
 def _doubles(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _doubles(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return value
+    if kind is dict:
+        return {name: item if type(item) is str else _doubles(item) for name, item in value.items()}
+    if kind is list or kind is tuple:
         return [_doubles(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, float):
-        return value + 0.0  # -0.0 comes back from PostgreSQL as 0
-    return value
+    return float(value) + 0.0  # -0.0 comes back from PostgreSQL as 0
