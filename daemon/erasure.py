@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, false, select, update
 from sqlalchemy.orm import Session
 
 from daemon.audit import log
@@ -22,6 +22,7 @@ from feedback.statements import insert
 from feedback.tables import DatasetRow, Record, Tombstone
 
 JUDGE = "judge"
+EVALUATIONS = "evaluations"  # of what is cached: answers to imported sets only, nothing of users
 CHUNK = 500
 
 
@@ -29,7 +30,8 @@ CHUNK = 500
 class Touched:
     """What an erasure reaches: record numbers and names, datasets drawn from them, versions that descend from those.
 
-    `busy`: a cycle still works on one of the datasets, so that the list of versions may yet grow.
+    `busy`: a cycle still works on one of the datasets, so that the list of versions may yet grow, or a distillation
+    reads the cached lessons, which hold answers to users' prompts.
     """
 
     seqs: frozenset[int]
@@ -60,7 +62,8 @@ def touched(session: Session, tombstone: Tombstone) -> Touched:
         select(DatasetRow.hash, DatasetRow.seqs).where(DatasetRow.deployment == tombstone.deployment)
     )
     datasets = sorted(digest for digest, drawn in rows if not seqs.isdisjoint(drawn))
-    busy = session.scalar(select(Cycle.id).where(Cycle.ended.is_(None), Cycle.dataset.in_(datasets)).limit(1))
+    reads = Cycle.dataset.in_(datasets) | (Cycle.method == "distill") if datasets else false()
+    busy = session.scalar(select(Cycle.id).where(Cycle.ended.is_(None), reads).limit(1))
     records: set[str] = set()
     for part in _parts(sorted(seqs)):
         records.update(session.scalars(select(Record.id).where(Record.seq.in_(part))))
@@ -162,22 +165,20 @@ def clean_files(datasets: Path, found: Touched) -> int:
     def answered(row: Mapping[str, Any]) -> bool:
         return row.get("seq") in found.seqs or (row.get("set") == JUDGE and row.get("item") in names)
 
-    for path in sorted((state / "evaluations").glob(f"*/{JUDGE}.jsonl")):
+    for path in sorted((state / EVALUATIONS).glob(f"*/{JUDGE}.jsonl")):
         lines += _clean(path, asked)
     for path in sorted((state / "jobs").rglob("*.jsonl")):
         lines += _clean(path, answered)
-    for path in _caches(state / "cache", found.datasets):
-        if path.is_dir():
-            remove_folder(path)
-        else:
-            path.unlink()
+    if found.datasets and not found.busy:
+        _forget_lessons(state / "cache")
     return lines
 
 
-def _caches(cache: Path, datasets: Sequence[str]) -> list[Path]:
-    """What was computed from one of the datasets: a cache names the dataset's hash (or its beginning) in its own."""
-    top = sorted(cache.glob("*")) + sorted(cache.glob("*/*"))
-    return [path for path in top if any(digest[:12] in path.name for digest in datasets) and path.exists()]
+def _forget_lessons(cache: Path) -> None:
+    """Remove every cached lesson of a teacher. A lesson's name doesn't tell its records, and it can be made again."""
+    for path in sorted(cache.iterdir()) if cache.is_dir() else ():
+        if path.is_dir() and path.name != EVALUATIONS:
+            remove_folder(path)
 
 
 def _clean(path: Path, gone: Callable[[Mapping[str, Any]], bool]) -> int:

@@ -25,21 +25,27 @@ def audit(engine: Engine, now: float) -> int:
 def _append(session: Session, now: float) -> int:
     found = session.scalars(select(Gap).where(Gap.audited.is_(False)).order_by(Gap.id)).all()
     for gap in found:
-        records = gap.last - gap.first + 1
         log.append(
             session,
             now=now,
             actor="learnd",
             action="gap",
-            reason=f"{records} records of {gap.source}, partition {gap.partition}, were gone before they were read",
+            reason=_reason(gap),
             facts={
                 "source": gap.source,
                 "partition": gap.partition,
                 "first": gap.first,
-                "last": gap.last,
-                "records": records,
+                "last": gap.last if gap.last >= gap.first else None,
                 "noticed": round(gap.at, 3),
             },
         )
         gap.audited = True
     return len(found)
+
+
+def _reason(gap: Gap) -> str:
+    where = f"{gap.source}, partition {gap.partition}"
+    if gap.last < gap.first:
+        # A topic that was deleted and made anew: how far the old one went nobody knows any more.
+        return f"what {where}, held from offset {gap.first} on was gone before it was read"
+    return f"{gap.last - gap.first + 1} records of {where}, were gone before they were read"

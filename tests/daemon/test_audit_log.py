@@ -285,7 +285,6 @@ def test_a_gap_is_audited_once(engine: Engine) -> None:
         "partition": 2,
         "first": 10,
         "last": 19,
-        "records": 10,
         "noticed": 5,
     }
     assert entry["reason"] == "10 records of kafka://feedback, partition 2, were gone before they were read"
@@ -294,3 +293,11 @@ def test_a_gap_is_audited_once(engine: Engine) -> None:
 def test_appending_costs_the_logarithm_of_the_log(engine: Engine) -> None:
     append(engine, 40)
     assert [len(stored(engine, index).frontier) for index in (0, 1, 2, 6, 7, 31, 39)] == [1, 1, 2, 3, 1, 1, 2]
+
+
+def test_a_gap_of_unknown_length_says_where_it_begins(engine: Engine) -> None:
+    transact(engine, lambda session: session.add(Gap(source="feedback", partition=2, first=10, last=-1, at=5.0)))
+    gaps.audit(engine, now=7.0)
+    entry = json.loads(stored(engine, 0).entry)
+    assert entry["facts"]["last"] is None
+    assert entry["reason"] == "what feedback, partition 2, held from offset 10 on was gone before it was read"

@@ -19,9 +19,10 @@ from policies.errors import Refused
 TOUCHED, CLEAN = "a" * 64, "b" * 64
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = connect(f"sqlite:///{tmp_path}/learnd.db")
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path}/learnd.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
+    made = connect(url)
     schema.migrate(made)
     yield made
     made.dispose()
@@ -49,8 +50,8 @@ def state(tmp_path: Path) -> Path:
     answers = [{"set": "judge", "item": "r2"}, {"set": "goldens", "item": "r2"}, {"set": "judge", "item": "r3"}]
     lines(state / "jobs" / "job" / "measurements.jsonl", answers)
     lines(state / "jobs" / "job" / "progress.jsonl", ["not json", "[1]", '{"step": 1}'])
-    lines(state / "cache" / "targets" / f"{TOUCHED}-teacher.safetensors", ["x"])
-    lines(state / "cache" / f"{CLEAN}-teacher" / "targets.safetensors", ["x"])
+    lines(state / "cache" / "0123abcd" / "answers.json", ["{}"])
+    lines(state / "cache" / "evaluations" / "4567.jsonl", ['{"item": "r1"}'])
     return state
 
 
@@ -79,7 +80,7 @@ def version(name: str, **more: Any) -> VersionRow:
 
 def cycle(**more: Any) -> Cycle:
     given = {"slot": 1, "trigger": "", "reason": "", "method": "", "step": "", "window_first": 0, "window_last": 9}
-    return Cycle(**given, seed=1, policy_hash="", started=1.0, **more)
+    return Cycle(**{**given, **more}, seed=1, policy_hash="", started=1.0)
 
 
 @pytest.fixture
@@ -128,14 +129,14 @@ def settle(engine: Engine, state: Path) -> int:
 @pytest.mark.usefixtures("erased")
 def test_erased_records_go_from_every_file_and_nothing_else_does(engine: Engine, state: Path) -> None:
     untouched = [state / "datasets" / CLEAN / "train.jsonl", state / "evaluations" / "job" / "goldens.jsonl"]
-    untouched += [state / "jobs" / "job" / "progress.jsonl", state / "cache" / f"{CLEAN}-teacher"]
+    untouched += [state / "jobs" / "job" / "progress.jsonl", state / "cache" / "evaluations" / "4567.jsonl"]
     before = [path.read_bytes() for path in untouched if path.is_file()]
     assert settle(engine, state) == 1
     assert [row["seq"] for row in rows(state / "datasets" / TOUCHED / "train.jsonl")] == [3, None]
     assert [row["id"] for row in rows(state / "evaluations" / "job" / "judge.jsonl")] == ["r3"]
     answered = [(row["set"], row["item"]) for row in rows(state / "jobs" / "job" / "measurements.jsonl")]
     assert answered == [("goldens", "r2"), ("judge", "r3")]
-    assert list((state / "cache" / "targets").iterdir()) == []
+    assert [path.name for path in (state / "cache").iterdir()] == ["evaluations"]
     assert [path.read_bytes() for path in untouched if path.is_file()] == before
     assert all(path.exists() for path in untouched)
 
@@ -198,6 +199,20 @@ def test_a_running_cycle_holds_the_end_but_not_the_cleaning(engine: Engine, stat
     assert "late" in tombstone(engine).versions
     assert entries(engine)[0]["facts"]["lines"] == 6
     assert read(engine, lambda s: [row.name for row in s.scalars(select(Setting)) if "erasure" in row.name]) == []
+
+
+@pytest.mark.usefixtures("erased")
+def test_a_running_distillation_keeps_its_lesson_until_it_has_ended(engine: Engine, state: Path) -> None:
+    transact(engine, lambda session: session.add(cycle(dataset=CLEAN, method="distill")))
+    assert settle(engine, state) == 0
+    assert (state / "cache" / "0123abcd").is_dir()
+
+    def ends(session: Session) -> None:
+        session.scalars(select(Cycle)).one().ended = 8.0
+
+    transact(engine, ends)
+    assert settle(engine, state) == 1
+    assert not (state / "cache" / "0123abcd").exists()
 
 
 def test_nothing_to_erase_is_nothing_to_do(engine: Engine, state: Path) -> None:
