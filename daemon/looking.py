@@ -61,13 +61,13 @@ def _cheap(session: Session, context: Context, slot: Slot) -> str:
 def measure(session: Session, context: Context, slot: Slot, reference: Baseline, detector: str) -> DriftReport | None:
     """The cheap detector on inputs and outcomes, merged; None while there is nothing after the reference."""
     module = drift.load(detector)
-    options = module.Options(**context.policy.drift.options.get(detector, {}))
+    options = drifting.options_of(module, context.policy.drift.options.get(detector, {}))
     now = context.clock.now()
     reports = []
-    for kind, frozen in (("inputs", reference), ("outcomes", _outcomes(session, slot, reference))):
+    for kind, frozen in (("inputs", reference), ("outcomes", _outcomes(session, slot))):
         first, last = windows.latest(session, slot.deployment, kind, context.policy.drift.current)
         first = max(first, reference.last)
-        if last <= first:
+        if last <= first or frozen is None:
             continue
         held = frozen.aggregates if kind == "inputs" else frozen.aggregates["window"]
         current = windows.window(session, slot.deployment, kind, first, last, sample=0)
@@ -77,12 +77,10 @@ def measure(session: Session, context: Context, slot: Slot, reference: Baseline,
     return drifting.merge(dict(reports), minimum=context.policy.drift.minimum, at=now)
 
 
-def _outcomes(session: Session, slot: Slot, inputs: Baseline) -> Baseline:
-    """The champion's outcomes baseline, or what was frozen beside the inputs of an adopted version."""
-    found = baselines.newest(session, slot.id, "outcomes", slot.champion) or baselines.newest(
-        session, slot.id, "outcomes"
-    )
-    return found if found is not None else inputs
+def _outcomes(session: Session, slot: Slot) -> Baseline | None:
+    """The champion's outcomes baseline; until it settles, that of the version before it."""
+    own = baselines.newest(session, slot.id, "outcomes", slot.champion)
+    return own or baselines.newest(session, slot.id, "outcomes")
 
 
 def _reference(session: Session, context: Context, slot: Slot) -> Baseline | None:
