@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -189,8 +189,9 @@ def _fetch(session: Session, seqs: Sequence[int]) -> Iterator[Record]:
 
 
 def _write(folder: Path, lines: Sequence[examples.Line], card: dict[str, Any], seqs: Sequence[int]) -> Dataset:
-    text = "".join(json.dumps(asdict(line), ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
-    data = text.encode()
+    names = [item.name for item in fields(examples.Line)]  # asdict copies every message, five times as slow
+    rows = ({name: getattr(line, name) for name in names} for line in lines)
+    data = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows).encode()
     digest = sha256(data).hexdigest()
     final = folder / digest
     if not (final / "card.json").is_file():

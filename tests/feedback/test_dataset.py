@@ -23,8 +23,8 @@ ALL = Mixture(new=1000, replay=0, anchor=0, seed=1)
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    engine = connect(f"sqlite:///{tmp_path}/learnd.db")
+def session(database: str) -> Iterator[Session]:
+    engine = connect(database)
     schema.migrate(engine)
     with Session(engine) as opened:
         yield opened

@@ -23,9 +23,12 @@ WORDS = ("invoice", "parcel", "password", "refund", "address", "voucher", "deliv
 ROWS = 4321
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    made = connect(f"sqlite:///{tmp_path_factory.mktemp('windows')}/learnd.db")
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    if request.param == "sqlite":
+        made = connect(f"sqlite:///{tmp_path_factory.mktemp('windows')}/learnd.db")
+    else:
+        made = connect(request.getfixturevalue("postgres_server").database())
     schema.migrate(made)
     with Session(made) as session, session.begin():
         fill(session, random.Random(1))
@@ -62,28 +65,34 @@ def plain(window: windows.Window) -> dict[str, Any]:
     return {name: {key: round(value, 6) for key, value in counts.items()} for name, counts in window.counts.items()}
 
 
-def row_by_row(session: Session, deployment: str, kind: str, first: int, last: int) -> dict[str, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def rows(engine: Engine) -> list[tuple[int, dict[str, Any]]]:
+    """The columns of every exposure of `bot`, by its sequence number."""
+    with Session(engine.execution_options(learnd_reads=True)) as session:
+        found = session.query(Record).filter_by(deployment="bot", kind="exposure").order_by(Record.seq)
+        return [(r.seq, sketch.columns(r.features, question(r.body["messages"]), "so", r.rating)) for r in found]
+
+
+def row_by_row(rows: list[tuple[int, dict[str, Any]]], first: int, last: int) -> dict[str, dict[str, Any]]:
     counts: dict[str, dict[str, Any]] = {}
-    for row in session.query(Record).filter_by(deployment=deployment, kind=kind):
-        if first < row.seq <= last:
-            found = sketch.columns(row.features, question(row.body["messages"]), row.body["response"], row.rating)
-            for name, value in found.items():
-                sketch.count(counts.setdefault(name, {"n": 0}), name, value)
-    return {name: {key: round(value, 6) for key, value in c.items()} for name, c in counts.items() if name != "rating"}
+    for seq, columns in rows:
+        for name, value in columns.items() if first < seq <= last else ():
+            sketch.count(counts.setdefault(name, {"n": 0}), name, value)
+    return {name: {key: round(value, 6) for key, value in c.items()} for name, c in counts.items()}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.tuples(st.integers(0, ROWS + 900), st.integers(0, ROWS + 900)).map(sorted))
-def test_blocks_and_edges_together_count_what_the_rows_are(session: Session, span: list[int]) -> None:
+def test_blocks_and_edges_together_count_what_the_rows_are(session: Session, rows: Any, span: list[int]) -> None:
     first, last = span
     window = windows.window(session, "bot", "inputs", first, last, sample=0)
-    assert plain(window) == row_by_row(session, "bot", "exposure", first, last)
+    assert plain(window) == row_by_row(rows, first, last)
 
 
 @pytest.mark.parametrize("span", [(0, 0), (0, 999), (0, 1000), (999, 1999), (1000, 2000), (999, 1000), (998, 999)])
-def test_the_corners_of_blocks_are_counted_once(session: Session, span: tuple[int, int]) -> None:
+def test_the_corners_of_blocks_are_counted_once(session: Session, rows: Any, span: tuple[int, int]) -> None:
     window = windows.window(session, "bot", "inputs", *span, sample=0)
-    assert plain(window) == row_by_row(session, "bot", "exposure", *span)
+    assert plain(window) == row_by_row(rows, *span)
 
 
 def test_a_wide_window_reads_only_the_rows_of_its_edges(engine: Engine) -> None:
