@@ -9,7 +9,7 @@ from policies import gates
 from policies.model import Evidence, Measurement, Result, Verdict
 from tests.policies.worlds import OPTIONS, evidence
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=15, deadline=None)
 LOWER_IS_BETTER = {"latency_ms", "memory_bytes", "size_bytes", "unconsented", "erased", "judge_fold", "quarantined"}
 
 
