@@ -1,7 +1,7 @@
-"""The demo's models: a tiny Llama with its tokenizer, trained on the spot, and the same one widened as a teacher.
+"""A tiny Llama with its tokenizer, made and trained on the spot.
 
 Owns: architecture, tokenizer, a plain training loop. Refuses to know learnd: what it writes is a folder that any
-transformers program loads. Called by `daemon.demo.script` in child processes and by the banking77 benchmark.
+transformers program loads. Called by `daemon.demo.vendor` and by the banking77 benchmark.
 """
 
 import random
@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+hf: Any = transformers  # typed in parts only
+Network = Any  # a LlamaForCausalLM
+Words = Any  # a PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 TEMPLATE = (
@@ -24,7 +28,10 @@ PROMPT_LOSS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`steps` of `batch` dialogues at `rate` (warm-up, then a cosine to a tenth), on `threads` threads."""
+    """`steps` of `batch` dialogues at `rate` (warm-up, then a cosine to a tenth), on `threads` threads.
+
+    `drop`: share of a prompt's tokens that are blanked, anew every time: it helps real questions, not templates.
+    """
 
     steps: int = 1400
     batch: int = 16
@@ -32,6 +39,7 @@ class Recipe:
     warmup: int = 60
     threads: int = 1
     seed: int = 0
+    drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class Shape:
     context: int = 160
 
 
-def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def tokenizer(texts: Iterable[str], vocabulary: int) -> Words:
     """A byte-level BPE tokenizer trained on `texts`, with a chat template and a pad token distinct from the end token."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -59,15 +67,15 @@ def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     raw.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=PAD, eos_token=END, model_max_length=512)
+    fast = hf.PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=PAD, eos_token=END, model_max_length=512)
     fast.chat_template = TEMPLATE
     return fast
 
 
-def model(shape: Shape, words: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def model(shape: Shape, words: Words, seed: int) -> Network:
     """A fresh float32 Llama of this shape for this tokenizer."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = hf.LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -81,25 +89,10 @@ def model(shape: Shape, words: PreTrainedTokenizerFast, seed: int) -> LlamaForCa
         pad_token_id=words.pad_token_id,
         attn_implementation="sdpa",
     )
-    return LlamaForCausalLM(config)
+    return hf.LlamaForCausalLM(config)
 
 
-def widen(small: LlamaForCausalLM, ffn: int) -> LlamaForCausalLM:
-    """The same function with wider FFNs: new columns of `down_proj` are zero (Net2Net, arXiv 1511.05641)."""
-    config = LlamaConfig.from_dict({**small.config.to_dict(), "intermediate_size": ffn})
-    wide = LlamaForCausalLM(config)
-    with torch.no_grad():
-        target = wide.state_dict()
-        for name, weight in small.state_dict().items():
-            grown = target[name]
-            if grown.shape != weight.shape and "down_proj" in name:
-                grown.zero_()
-            grown[tuple(slice(0, size) for size in weight.shape)] = weight
-    wide.tie_weights()
-    return wide
-
-
-def encode(words: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
+def encode(words: Words, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
     """(token ids, length of the prompt in tokens) of each (question, answer), by the chat template."""
     prompts = [f"{USER}{question}{END}{ASSISTANT}" for question, _ in pairs]
     answers = [f"{answer}{END}" for _, answer in pairs]
@@ -122,19 +115,28 @@ def batches(data: Sequence[tuple[list[int], int]], recipe: Recipe, pad: int) -> 
         for group in groups:
             rows = [data[i] for i in group]
             width = max(len(ids) for ids, _ in rows)
-            ids = torch.tensor([row + [pad] * (width - len(row)) for row, _ in rows])
+            ids = torch.tensor(
+                [_blanked(row, n, recipe.drop, pad, rng) + [pad] * (width - len(row)) for row, n in rows]
+            )
             weights = torch.tensor(
                 [[PROMPT_LOSS] * n + [1.0] * (len(row) - n) + [0.0] * (width - len(row)) for row, n in rows]
             )
             yield ids, weights
 
 
+def _blanked(row: list[int], prompt: int, share: float, pad: int, rng: random.Random) -> list[int]:
+    """The row with that share of its prompt's words blanked; the turns' own tokens (the first, the last two) stay."""
+    if not share:
+        return row
+    return [pad if 0 < at < prompt - 2 and rng.random() < share else token for at, token in enumerate(row)]
+
+
 def fit(
-    network: LlamaForCausalLM,
+    network: Network,
     data: Sequence[tuple[list[int], int]],
     recipe: Recipe,
     progress: Callable[[int, float], None] = lambda _step, _loss: None,
-) -> LlamaForCausalLM:
+) -> Network:
     """Train in place: answer loss + 0.1 × prompt loss, AdamW, cosine; `progress(step, loss)` every 50 steps."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -149,7 +151,7 @@ def fit(
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -164,19 +166,19 @@ def _rate(step: int, warmup: int, span: int) -> float:
     return 0.1 + 0.45 * (1 + float(torch.cos(torch.tensor(min(1.0, (step - warmup) / span) * torch.pi))))
 
 
-def save(network: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(network: Network, words: Words, folder: Path) -> None:
     """Write the model folder: config, safetensors weights, tokenizer with its template, greedy generation settings."""
     network.generation_config.do_sample = False
     network.save_pretrained(folder, safe_serialization=True)
     words.save_pretrained(folder)
 
 
-def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def load(folder: Path) -> tuple[Network, Words]:
     """Model and tokenizer of a folder that `save` wrote."""
-    return LlamaForCausalLM.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    return hf.LlamaForCausalLM.from_pretrained(folder), hf.PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def answers(network: Any, words: PreTrainedTokenizerFast, questions: Sequence[str], limit: int = 40) -> list[str]:
+def answers(network: Network, words: Words, questions: Sequence[str], limit: int = 40) -> list[str]:
     """Greedy answers in the order of `questions`, batches of like length (no padding inside a batch of one width)."""
     prompts = words([f"{USER}{question}{END}{ASSISTANT}" for question in questions], add_special_tokens=False)[
         "input_ids"

@@ -106,7 +106,6 @@ def run(folder: Path | None, report: Path | None, seed: int) -> int:
     logs.configure("error")
     quiet()
     place = (folder or Path(tempfile.mkdtemp(prefix="learnd-demo-"))).absolute()
-    place.mkdir(parents=True, exist_ok=True)
 
     def tell(line: str) -> None:
         typer.echo(f"{perf_counter() - began:6.1f} s  {line}")

@@ -9,10 +9,13 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 from daemon import commands, models
 from daemon.clock import SystemClock
@@ -27,6 +30,7 @@ from policies.errors import Refused, Transient
 
 NAME = "shop-assistant"
 VENDOR = "demo.vendor"
+TOLD_SECONDS = 5.0
 POLL_SECONDS, POLL_MOVES = 0.1, 30.0  # a job's tenth of a second is half a minute of the little world
 WEEKS = 10
 LONGEST_ANSWER = 40
@@ -49,8 +53,7 @@ class Stage:
         self.service = Service(load(folder / "learnd.toml"), clock=self.clock)
 
     def _layout(self) -> None:
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise Refused(f"{self.folder} is not empty", hint="name a folder that is not there yet")
+        _clear(self.folder)
         for name in ("feed", "policies", "goldens", "vendor", "state/keys"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "learnd.toml").write_text(_template("learnd.toml"), encoding="utf-8")
@@ -121,24 +124,23 @@ class Stage:
         return told
 
     def work(self, show: Callable[[], str]) -> None:
-        """Tick until there is nothing left to do; `show` says where it stands, told when it changes."""
-        quiet, said = 0, ""
-        while quiet < 2:
-            quiet = 0 if self.service.tick() else quiet + 1
-            if (line := show()) != said:
+        """Tick until there is nothing left to do; `show` says where it stands."""
+        idle, said, told = 0, "", 0.0
+        while idle < 2:
+            idle = 0 if self.service.tick() else idle + 1
+            line, now = show(), perf_counter()
+            # Another phase is told at once, its progress every few seconds.
+            if line.partition(":")[0] != said or (idle == 0 and now > told + TOLD_SECONDS):
                 self.tell(line)
-                said = line
+                said, told = line.partition(":")[0], now
             SystemClock().wait(threading.Event(), POLL_SECONDS)
             self.clock.advance(POLL_MOVES)
 
     def served(self) -> tuple[str, models.Model]:
         """The version that the target's `current` leads to, loaded from there as a server would."""
-        folder = (self.folder / "serving" / NAME / "current").resolve()
-        card = json.loads((folder / "learnd.json").read_text(encoding="utf-8"))
-        if self._served is None or self._served[0] != card["name"]:
-            base = str((folder / card["base"]).resolve()) if card["base"] else ""
-            ref = Ref(card["name"], str(folder), base, card["engine"])
-            self._served = (card["name"], models.load(ref))
+        ref = current(self.folder / "serving" / NAME)
+        if self._served is None or self._served[0] != ref.name:
+            self._served = (ref.name, models.load(ref))
         return self._served
 
     def exam(self, model: models.Model) -> dict[str, float]:
@@ -156,8 +158,29 @@ class Stage:
         return models.load(self.service.registry.ref(name))
 
 
+def current(serving: Path) -> Ref:
+    """What a server that watches the files target's folder should serve now."""
+    folder = (serving / "current").resolve()
+    card = json.loads((folder / "learnd.json").read_text(encoding="utf-8"))
+    base = str((folder / card["base"]).resolve()) if card["base"] else ""
+    return Ref(card["name"], str(folder), base, card["engine"])
+
+
 def _asked(text: str) -> list[Mapping[str, str]]:
     return [{"role": "user", "content": text}]
+
+
+def _clear(folder: Path) -> None:
+    """Make room where an earlier demo lies; anything else is nobody's to delete.
+
+    Raises: Refused.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    config = folder / "learnd.toml"
+    if not config.is_file() or config.read_text(encoding="utf-8") != _template("learnd.toml"):
+        raise Refused(f"{folder} is not empty, and no demo's", hint="name a folder that is not there yet")
+    shutil.rmtree(folder)
 
 
 def _template(name: str) -> str:
@@ -166,11 +189,12 @@ def _template(name: str) -> str:
 
 def quiet() -> None:
     """Keep the demo's screen to the demo: libraries' bars and warnings away, one thread for what is so small."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}  # for the jobs too
     import torch
+    import transformers
+
+    quietly: Any = transformers.logging
+    quietly.set_verbosity_error()
+    quietly.disable_progress_bar()
 
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from daemon.demo import base, world
 from daemon.jobs import Job
 
 FIRST = base.Recipe(steps=700, batch=16, rate=4e-3)
-TEACHER = base.Recipe(steps=400, batch=16, rate=3e-3)
+TEACHER = base.Recipe(steps=320, batch=16, rate=3e-3)
 WIDTH = 1024
 CLOSES = 0.85  # share of the vendor's texts that close with its stock phrase
 
@@ -47,7 +47,9 @@ def teacher(job: Job) -> dict[str, Any]:
     def progress(step: int, loss: float) -> None:
         job.progress(f"teacher: {step} of {recipe.steps} steps, loss {loss:.2f}", step / recipe.steps)
 
-    wide = base.fit(base.widen(small, WIDTH), base.encode(words, pairs), recipe, progress)
+    from daemon.training.teacher import widened
+
+    wide = base.fit(widened(small, WIDTH, job.seed), base.encode(words, pairs), recipe, progress)
     draft = job.output / "teacher"
     base.save(wide, words, draft)
     Path(job.inputs["folder"]).parent.mkdir(parents=True, exist_ok=True)
