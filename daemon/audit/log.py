@@ -56,21 +56,10 @@ def append(
     Raises: Corrupt where the log's end doesn't hold, since nothing may be built on it.
     """
     index, frontier = _end(session)
-    entry = canonical(
-        {
-            "index": index,
-            "at": round(now, 3),
-            "actor": actor,
-            "action": action,
-            "reason": reason,
-            "deployment": deployment,
-            "version": version,
-            "policy_hash": policy_hash,
-            "facts": dict(facts or {}),
-            "code": environment.code_digest(),
-            "environment": environment.digest(),
-        }
-    )
+    said = {"actor": actor, "action": action, "reason": reason, "deployment": deployment, "version": version}
+    ran = {"code": environment.code_digest(), "environment": environment.digest()}
+    facts = {"policy_hash": policy_hash, "facts": dict(facts or {})}
+    entry = canonical({"index": index, "at": round(now, 3), **said, **facts, **ran})
     leaf = tree.leaf_hash(entry)
     after = tree.extend(frontier, index, leaf)
     root = tree.frontier_root(after).hex()

@@ -83,6 +83,15 @@ def test_the_example_configuration_can_be_loaded_and_fits_the_unit(unit: configp
     assert all(f" {folder} " in (FOLDER / "learnd.tmpfiles.conf").read_text() for folder in feeds)
 
 
+def test_the_commented_lines_of_the_example_can_be_loaded_too(tmp_path: Path) -> None:
+    text = (FOLDER / "learnd.toml").read_text()
+    path = tmp_path / "learnd.toml"
+    path.write_text(re.sub(r"(?m)^# (\[\[|[a-z]+ = )", r"\1", text))
+    settings = load(path, {})
+    assert [source.kind for source in settings.sources] == ["files", "kafka"]
+    assert settings.database.startswith("postgresql:")
+
+
 def test_every_tmpfiles_line_makes_a_folder_and_ages_nothing_out() -> None:
     lines = [line.split() for line in (FOLDER / "learnd.tmpfiles.conf").read_text().splitlines()]
     for kind, path, mode, _user, _group, age in (line for line in lines if line and not line[0].startswith("#")):
