@@ -5,13 +5,14 @@ means. Called by `daemon.service` in a thread of its own, and by `learnctl feedb
 """
 
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, StatementError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
 from feedback import append, positions
@@ -120,7 +121,7 @@ class Ingest:
             return rejected
         except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
             # A fault of ours must not let one message stop all the others; the letter and the log show it.
-            log.error("a message broke the reader", source=raw.source, offset=raw.offset, exc_info=error)
+            log.error("a message broke the reader", source=raw.source, offset=raw.offset, error=_where(error))
             return self._refuse(raw, "internal", "could not be read by a fault of learnd: report it with this offset")
         allowed = settings.erase_sources
         if isinstance(parsed, Erase) and allowed is not None and raw.source not in allowed:
@@ -136,18 +137,25 @@ class Ingest:
         now = self._now()
         try:
             return transact(self._engine, lambda session: _work(session, reads, now))
-        except (DataError, StatementError) as error:
+        except StatementError as error:
             # The database refuses a value that the reader let through: find it, bury it, keep the others.
             if len(reads) == 1 and not isinstance(reads[0][1], Rejected):
                 raw = reads[0][0]
-                log.error("a record can't be stored", source=raw.source, offset=raw.offset, exc_info=error)
+                log.error("a record can't be stored", source=raw.source, offset=raw.offset, error=_where(error.orig))
                 refused = self._refuse(raw, "unstorable", "holds a value that the database refuses: send it simpler")
                 return self._store([(raw, refused)])
             if len(reads) == 1 or getattr(error, "connection_invalidated", False):
-                raise Transient(f"the database refuses to store: {error}", hint="see the log") from error
+                what = type(error.orig or error).__name__
+                raise Transient(f"the database refuses to store: {what}", hint="does its schema fit?") from error
         half = len(reads) // 2
         one, other = self._store(reads[:half]), self._store(reads[half:])
         return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+
+
+def _where(error: BaseException | None) -> str:
+    """A fault's kind and place: its message and the values around it may be a user's text, which no log may hold."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:] if error is not None else []
+    return " < ".join([type(error).__name__, *(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))])
 
 
 def _work(session: Session, reads: Sequence[Read], now: float) -> tuple[IngestReport, list[Position], list[Position]]:
