@@ -3,8 +3,8 @@
 Owns: a file as a source that ends. Refuses to know records (`feedback.records`) and to watch a folder
 (`feedback.sources.files`). Called by `learnctl feedback import` and the demo.
 
-Every import is a partition of its own, so that a file can be imported again (its records are duplicates then) and a
-killed import simply be repeated.
+Every import is a partition of its own, so that a file can be imported again (its records are duplicates then, and what is
+refused is refused again) and a killed import simply be repeated.
 """
 
 import hashlib
@@ -51,8 +51,7 @@ class _Whole:
     def __init__(self, path: Path, stream: BufferedReader, positions: Positions, max_bytes: int, run: str) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         stream.seek(0)
-        # The content is in the name: dead letters of another file of that name lie at other offsets.
-        self.source, self.topic_id = f"import/{path.name}#{digest[:8]}", f"{digest[:16]}-{run}"
+        self.source, self.topic_id = f"import/{path.name}", f"{digest[:16]}-{run}"
         self.generation = positions.claim(FILES, self.source, self.topic_id, 0).generation
         self.lines = _lines(stream, max_bytes)
         self.ended = False

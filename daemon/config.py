@@ -15,6 +15,7 @@ from typing import Any
 
 from phonenumbers import SUPPORTED_REGIONS
 
+from daemon import notify
 from daemon.options import Place, build, check_finite, plugin, refuse_unknown
 from daemon.policyfile import canonical, load_policy, parse_policy
 from feedback.redact import REGIONS
@@ -104,6 +105,7 @@ class Settings:
     operators: str = ""
     log_level: str = "info"
     records: RecordRules = RecordRules()
+    alerts: notify.Options = notify.Options()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def load(path: Path | str, environment: Mapping[str, str] | None = None) -> Sett
     path = Path(path).expanduser().absolute()
     document = read_toml(path, "learnd init DIR writes one that runs as it is")
     place = Place(str(path), base=path.parent)
-    refuse_unknown(document, ("service", "records", "sources", "deployments"), place)
+    refuse_unknown(document, ("service", "records", "alerts", "sources", "deployments"), place)
     service = build(_Service, _overlaid(document.get("service", {}), environment, place), place.inside("service"))
     _check_service(service, place.inside("service"))
     records = build(RecordRules, document.get("records", {}), place.inside("records"))
@@ -164,6 +166,7 @@ def load(path: Path | str, environment: Mapping[str, str] | None = None) -> Sett
         operators=service.operators,
         log_level=service.log_level,
         records=records,
+        alerts=build(notify.Options, document.get("alerts", {}), place.inside("alerts")),
     )
 
 

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
+from sqlalchemy.orm import Session
 
-from daemon import goldens, keys, power, schema
+from daemon import evidence, goldens, keys, schema
 from daemon.config import Settings, load
 from daemon.findings import ERROR, NOTE, OK, Finding, check_files, policies_of, tried
 from daemon.peers import listens
 from feedback import db
+from policies.model import SetView
+from policies.policy import Policy
+from policies.power import power
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "evidently", "kafka-python", "sqlalchemy", "apscheduler", "pandas")
 NAMES = ("daemon", "feedback", "policies")
@@ -74,6 +78,8 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     level = ERROR if free < LITTLE else NOTE if free < SCARCE else OK
     yield Finding("disk", level, f"{free / GIB:.1f} GiB free at {folder}", "make room: every version keeps its weights")
+    if settings.state.is_dir() and settings.state.stat().st_mode & 0o077:
+        yield Finding("state", NOTE, f"{settings.state} can be entered by others", f"chmod 700 {settings.state}")
     if not os.access(folder, os.W_OK):
         yield Finding("state", ERROR, f"{folder} can't be written by this user", "run as the service's user")
 
@@ -96,11 +102,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     found: list[Finding] = []
 
-    def look() -> dict[str, tuple[Any, ...]]:
+    def look() -> dict[str, list[SetView]]:
         engine = db.connect(settings.database)
         try:
             schema.check(engine)
-            return db.read(engine, lambda s: {name: goldens.accepted(s, name) for name in settings.deployments})
+            return db.read(engine, lambda session: {name: _sets(session, name) for name in settings.deployments})
         finally:
             engine.dispose()
 
@@ -110,8 +116,35 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("database", OK, f"{shown} has the schema of this learnd")
     for name, policy in policies_of(settings).items():
-        for message, hint in power.shortfalls(policy, sets[name]):
-            yield Finding("power", NOTE, f"{name}: {message}", hint)
+        yield from _power(name, policy, sets[name])
+
+
+def _sets(session: Session, deployment: str) -> list[SetView]:
+    """The accepted sets, with their slices and how much versions disagreed on them last time."""
+    seen = evidence.disagreement(session, deployment)
+    return [
+        SetView(
+            row["name"],
+            row["role"],
+            row["items"],
+            row["version"],
+            seen.get(row["name"]),
+            tuple((row["slices"] or {}).items()),
+        )
+        for row in goldens.listing(session, deployment)
+        if row["current"] and row["accepted_by"]
+    ]
+
+
+def _power(name: str, policy: Policy, sets: list[SetView]) -> Iterator[Finding]:
+    """What the policy promises and its sets can't prove: candidates would stay inconclusive, none is let through."""
+    roles = {view.role for view in sets if view.items}
+    for role in ("goldens", "safety", "anchor"):
+        if role not in roles:
+            hint = f"learnctl goldens import FILE -d {name} --role {role}"
+            yield Finding("power", NOTE, f"{name}: no set of role {role} is accepted", hint)
+    for shortfall in power(policy.gates, sets):
+        yield Finding("power", NOTE, f"{name}: {shortfall.message}", shortfall.hint)
 
 
 def _sources(settings: Settings) -> Iterator[Finding]:

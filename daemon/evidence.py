@@ -1,13 +1,13 @@
 """Versions and what speaks for or against them, as plain dicts: manifest, data card, verdicts, measurements, answers.
 
 Owns: the queries behind `learnctl versions` and `learnctl show`. Refuses to judge and to format. Called by
-`daemon.views`, `daemon.ctl` and `daemon.api`.
+`daemon.views`, `daemon.ctl`, `daemon.api` and `daemon.doctor`.
 """
 
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, case, func, select
+from sqlalchemy.orm import Session, aliased
 
 from daemon.commands import resolve
 from daemon.tables import Cycle, MeasurementRow, VerdictRow, VersionRow
@@ -71,6 +71,40 @@ def items(session: Session, *, version: str, gate: str, limit: int = 500) -> lis
     )
     champion = found[0].champion if found else ""
     return _paired(list(rows), name, champion)[:limit]
+
+
+def disagreement(session: Session, deployment: str) -> dict[str, float]:
+    """By set, the share of items on which candidate and champion scored differently in the last evaluation.
+
+    It decides how many items a margin takes. Sets that were never part of an evaluation are left out.
+    """
+    last = session.scalar(
+        select(VerdictRow)
+        .join(VersionRow, VersionRow.name == VerdictRow.version)
+        .where(VersionRow.deployment == deployment)
+        .order_by(VerdictRow.id.desc())
+        .limit(1)
+    )
+    if last is None:
+        return {}
+    ours, theirs = aliased(MeasurementRow), aliased(MeasurementRow)
+    differs = func.avg(case((ours.value != theirs.value, 1.0), else_=0.0))
+    rows = session.execute(
+        select(ours.set, differs)
+        .join(
+            theirs,
+            and_(
+                theirs.evaluation == ours.evaluation,
+                theirs.probe == ours.probe,
+                theirs.set == ours.set,
+                theirs.item == ours.item,
+            ),
+        )
+        .where(ours.evaluation == last.evaluation, ours.version == last.version, theirs.version == last.champion)
+        .where(ours.probe.in_(("goldens", "retention", "safety")))
+        .group_by(ours.set)
+    )
+    return {str(name): float(share) for name, share in rows}
 
 
 def data_of(session: Session, row: VersionRow) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def run(
         bool, typer.Option("--until-idle", help="Work off what is there, then exit 0, instead of staying.")
     ] = False,
 ) -> None:
-    """Run the service in the foreground. SIGTERM stops it cleanly, SIGHUP reloads configuration and policies.
+    """Run the service in the foreground.
+
+    SIGTERM stops it cleanly, SIGHUP reloads configuration and policies.
 
     Example: learnd run --config learnd.toml
     """
@@ -61,6 +63,7 @@ def run(
         raise Misconfigured(
             f"the import name {name} also belongs to {', '.join(owners)}", hint="install learnd into a venv of its own"
         )
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # what users said is nobody else's
     service, stop = Service(settings), threading.Event()
 
     def leave(_number: int, _frame: FrameType | None) -> None:
@@ -75,7 +78,9 @@ def run(
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that has no learnd.toml yet.")]) -> None:
-    """Write a commented learnd.toml, a policy and a little model that run as they are, and say what to do next.
+    """Write a configuration that runs as it is.
+
+    A commented learnd.toml, a policy, golden sets and a little model; and what to do next.
 
     Example: learnd init my-learnd
     """
@@ -96,7 +101,9 @@ def demo(
     report: Annotated[Path | None, typer.Option("--report", help="Write what happened as JSON.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another run of the same story.")] = 0,
 ) -> None:
-    """Play a small product's weeks through the real loop: drift, an update, poison, a new teacher, a rollback.
+    """Play a small product's weeks through the real loop.
+
+    Drift, an update, a poisoned wave, a refreshed teacher, a rollback.
 
     Example: learnd demo --dir demo-run
     """

@@ -7,6 +7,7 @@ Owns: which files, and that none that is there is overwritten. Refuses to know w
 import json
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 
 from policies.errors import Refused
 
@@ -42,9 +43,9 @@ def write(folder: Path) -> list[Path]:
 def next_steps(folder: Path) -> str:
     """What to type next, in order."""
     config = folder / "learnd.toml"
-    ctl = f"learnctl --config {config}"
+    ctl = f"learnctl --config {quote(str(config))}"
     imports = "\n".join(
-        f"  {ctl} goldens import {folder / 'goldens' / f'{role}.jsonl'} --role {role}"
+        f"  {ctl} goldens import {quote(str(folder / 'goldens' / f'{role}.jsonl'))} --role {role}"
         for role in ("goldens", "safety", "anchor")
     )
     record = json.dumps(
@@ -53,19 +54,19 @@ def next_steps(folder: Path) -> str:
             "time": "2026-01-31T12:00:00Z",
             "deployment": DEPLOYMENT,
             "prompt": "when do you open?",
-            "response": "I don't know.",
+            "response": "No idea.",
             "correction": "At nine.",
         }
     )
     return f"""
 next:
   {ctl} config check
-  learnd run --config {config}
+  learnd run --config {quote(str(config))}
 then, in another terminal:
 {imports}
   {ctl} status
 bring feedback, one JSON object a line:
-  echo '{record}' >> {folder / "feed" / "today.jsonl"}
+  echo '{record}' >> {quote(str(folder / "feed" / "today.jsonl"))}
 your own model: put its folder into [deployments.{DEPLOYMENT}] of {config}"""
 
 

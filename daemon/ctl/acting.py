@@ -19,7 +19,7 @@ from daemon.ctl.shared import Json
 POLL_SECONDS = 0.5
 UNDER_WAY = ("running",)
 
-Name = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="The deployment.")]
+Name = Annotated[str, typer.Argument(help="The deployment.")]
 Version = Annotated[str, typer.Option("--version", help="A version, or the beginning of one.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the audit log.")]
 Tenant = Annotated[str, typer.Option("--tenant", help="A tenant's slot instead of the base.")]
@@ -28,23 +28,25 @@ Wait = Annotated[bool, typer.Option("--wait", "-w", help="Stay until it has an o
 
 def train(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     reason: Reason = "",
     tenant: Tenant = "",
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Learn from what is there now, without waiting for a trigger; --wait follows the attempt to its end.
+    """Learn now, without waiting for a trigger.
+
+    --wait follows the attempt until it ended, asks a person, or serves.
 
     Example: learnctl train support-bot --reason "new product line" --wait
     """
-    _give(context, "train", name, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "train", deployment, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def approve(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     version: Version = "",
     reason: Reason = "",
@@ -52,16 +54,16 @@ def approve(
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Let the candidate, which every gate has passed, into production.
+    """Let the candidate that passed every gate serve.
 
     Example: learnctl approve support-bot --reason "read the 20 worst answers"
     """
-    _give(context, "approve", name, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "approve", deployment, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def reject(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     version: Version = "",
     reason: Reason = "",
@@ -73,12 +75,12 @@ def reject(
 
     Example: learnctl reject support-bot --reason "wrong tone"
     """
-    _give(context, "reject", name, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "reject", deployment, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def promote(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     version: Version = "",
     reason: Reason = "",
@@ -86,16 +88,18 @@ def promote(
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Promote a version that passed every gate, which shadow mode held back for example.
+    """Promote a version that passed every gate.
+
+    For example one that shadow mode held back.
 
     Example: learnctl promote support-bot --version b1d3 --reason "shadow week is over"
     """
-    _give(context, "promote", name, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "promote", deployment, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def rollback(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     version: Version = "",
     reason: Reason = "",
@@ -103,32 +107,36 @@ def rollback(
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Serve the version before again; it needs no gate and beats a pause.
+    """Serve the version before again.
+
+    It needs no gate, and beats a pause.
 
     Example: learnctl rollback support-bot --reason "complaints since noon" --wait
     """
-    _give(context, "rollback", name, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "rollback", deployment, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def pause(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     reason: Reason = "",
     tenant: Tenant = "",
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Start nothing new; feedback is still collected, and a rollback still works.
+    """Start nothing new until somebody says resume.
+
+    Feedback is still collected, and a rollback still works.
 
     Example: learnctl pause support-bot --reason "release freeze"
     """
-    _give(context, "pause", name, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "pause", deployment, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def resume(
     context: typer.Context,
-    name: Name,
+    deployment: Name,
     *,
     reason: Reason = "",
     tenant: Tenant = "",
@@ -139,7 +147,7 @@ def resume(
 
     Example: learnctl resume support-bot
     """
-    _give(context, "resume", name, reason=reason, tenant=tenant, wait=wait, json=json)
+    _give(context, "resume", deployment, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def _give(
@@ -199,7 +207,8 @@ def _slot(door: client.Door, row: dict[str, Any]) -> dict[str, Any]:
 def _murmur(door: client.Door, row: dict[str, Any], before: str, *, quiet: bool) -> str:
     """Tell what is going on, once a change."""
     slot = _slot(door, row)
-    now = f"{slot['phase'].replace('_', ' ')}: {slot['reason']}"
+    phase = slot["phase"].replace("_", " ")
+    now = slot["reason"] if slot["reason"].startswith(phase) else f"{phase}: {slot['reason']}"
     if now != before and not quiet:
         typer.echo(now, err=True)
     return now

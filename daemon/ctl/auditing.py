@@ -21,7 +21,9 @@ def verify(
     file: Annotated[Path | None, typer.Argument(help="An exported log; else the database.")] = None,
     json: Json = False,
 ) -> None:
-    """Recompute every entry and root of the audit log. Exit 1 where one doesn't hold. A file needs nothing else.
+    """Recompute every entry and root of the audit log.
+
+    Exit 1 where one doesn't hold. A file needs no configuration and no learnd.
 
     Example: learnctl audit verify audit.jsonl
     """
@@ -45,7 +47,9 @@ def verify(
 def export(
     context: typer.Context, file: Annotated[Path, typer.Argument(help="Where to write it.")], json: Json = False
 ) -> None:
-    """Write the log as JSON Lines that anybody can verify without learnd (RFC 9162, RFC 8785).
+    """Write the log as JSON Lines that anybody can verify.
+
+    The form is RFC 9162 and RFC 8785, so twenty lines of another language will do.
 
     Example: learnctl audit export audit.jsonl
     """
@@ -60,7 +64,9 @@ def export(
 
 
 def replay(context: typer.Context, json: Json = False) -> None:
-    """Judge every past decision again from its recorded inputs. Exit 1 where one comes out different.
+    """Judge every past decision again from its inputs.
+
+    Exit 1 where one comes out different.
 
     Example: learnctl audit replay
     """

@@ -31,7 +31,9 @@ def goldens_import(
     role: Annotated[str, typer.Option("--role", help="goldens, safety or anchor.")] = "goldens",
     json: Json = False,
 ) -> None:
-    """Accept a set of items that judges every later version. One bad line refuses the file, and says why.
+    """Accept a set of items that judges every later version.
+
+    One bad line refuses the file, and says why.
 
     A line is {"id", "slice", "prompt" or "messages", "check": {"kind", "value"}, "reference"}; with role safety the
     slices harmful, benign and canary bring their check with them.
@@ -87,7 +89,9 @@ def feedback_import(
     files: Annotated[list[Path], typer.Argument(help="JSON Lines of record v1.")],
     json: Json = False,
 ) -> None:
-    """Store the records of files as a source would: each once, and what is refused with its reason.
+    """Store the records of files as a source would.
+
+    Each once; what is refused is a dead letter with its reason.
 
     Example: learnctl feedback import last-month.jsonl
     """

@@ -20,7 +20,9 @@ MARKS = {"ok": "ok", "note": "note", "error": "ERROR"}
 
 
 def config_check(context: typer.Context, json: Json = False) -> None:
-    """Read the configuration and its policies strictly, and look at the model folders. Starts nothing.
+    """Read configuration, policies and model folders strictly.
+
+    Starts nothing.
 
     Exit 78 where something must be corrected.
 
@@ -32,7 +34,9 @@ def config_check(context: typer.Context, json: Json = False) -> None:
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
-    """Look at everything learnd needs here, and say what to do about what is wrong. Exit 1 where something is.
+    """What is wrong here, and what to do about it.
+
+    Exit 1 where something is wrong.
 
     Example: learnctl doctor
     """

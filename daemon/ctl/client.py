@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
 import typer
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
@@ -20,9 +19,12 @@ from daemon import commands, evidence, schema, views
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
 from daemon.ctl.shared import config_of
-from daemon.peers import listens
+from daemon.peers import actor_of, listens
 from feedback import db
 from policies.errors import Corrupt, LearndError, Misconfigured, Refused, Transient
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -82,7 +84,13 @@ class Door:
 
         Raises: Misconfigured, Transient.
         """
-        self.settings.state.mkdir(parents=True, exist_ok=True)
+        state = self.settings.state
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if state.stat().st_uid != os.geteuid():
+            raise Misconfigured(
+                f"{state} belongs to {actor_of(state.stat().st_uid)}, and its service could not read what you make there",
+                hint="start the daemon and try again, or run this as that user (sudo -u)",
+            )
         engine = db.connect(self.settings.database)
         schema.migrate(engine)
         return engine
@@ -120,18 +128,17 @@ class Door:
         )
         if not self.answers():
             raise away
+        import httpx
+
+        transport = httpx.HTTPTransport(uds=str(self.settings.socket))
         try:
-            with self._http() as client:
+            with httpx.Client(transport=transport, base_url="http://learnd", timeout=SECONDS) as client:
                 answer = client.request(method, path, **request)
         except httpx.TransportError as error:
             raise away from error
         if answer.is_success:
             return answer.json()
         raise _error(answer)
-
-    def _http(self) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.settings.socket))
-        return httpx.Client(transport=transport, base_url="http://learnd", timeout=SECONDS)
 
     def _closed_to_me(self) -> bool:
         """Whether the database is a file that this user can't open; reading WAL needs its folder to be writable."""
@@ -165,7 +172,7 @@ def door(context: typer.Context) -> Door:
     return made
 
 
-def _error(answer: httpx.Response) -> LearndError:
+def _error(answer: "httpx.Response") -> LearndError:
     kinds: dict[str, type[LearndError]] = {k.__name__: k for k in (Refused, Transient, Misconfigured, Corrupt)}
     try:
         told = answer.json()

@@ -12,7 +12,7 @@ from policies import words
 
 
 def cycles(context: typer.Context, deployment: Only = "", limit: Limit = 20, json: Json = False) -> None:
-    """Attempts to learn, newest first: what set them off and how they ended.
+    """Attempts to learn, newest first, and how they ended.
 
     Example: learnctl cycles --deployment support-bot
     """
@@ -67,7 +67,9 @@ def versions(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
 
 
 def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> None:
-    """The last drift report of each detector, column by column, and where Evidently's report lies.
+    """The last drift reports, column by column.
+
+    Evidently's own report is a file, which is named.
 
     Example: learnctl drift --json
     """
@@ -104,7 +106,7 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
 
 
 def dead_letters(context: typer.Context, deployment: Only = "", limit: Limit = 50, json: Json = False) -> None:
-    """Records that were refused, newest first: why, which field, and where they came from.
+    """Records that were refused, newest first, and why.
 
     Example: learnctl dead-letters --limit 10
     """
@@ -131,7 +133,7 @@ def dead_letters(context: typer.Context, deployment: Only = "", limit: Limit = 5
 
 
 def commands(context: typer.Context, deployment: Only = "", limit: Limit = 50, json: Json = False) -> None:
-    """What persons asked for, newest first, and what became of it.
+    """What persons asked for, and what became of it.
 
     Example: learnctl commands
     """

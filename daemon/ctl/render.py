@@ -91,7 +91,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> No
         return
     for line in lines:
         grid.add_row(*line)
-    console().print(grid)
+    drawn = console()
+    with drawn.capture() as captured:
+        drawn.print(grid)
+    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def console() -> Console:

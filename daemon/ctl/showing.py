@@ -38,7 +38,7 @@ def status(context: typer.Context, json: Json = False) -> None:
         for line in _slot(slot, now):
             render.say(line)
     if lost := told["unassigned"].get("dead_letters"):
-        render.say(f"\n{words.count(lost)} dead letters name no known deployment: learnctl dead-letters")
+        render.say(f"\n{words.count(lost, 'dead letter')} of no known deployment: learnctl dead-letters")
     render.say()
     render.say(_way_on(told))
 
@@ -49,7 +49,7 @@ def show(
     items: Annotated[str, typer.Option("--items", metavar="GATE", help="Item by item: scores and what was said.")] = "",
     json: Json = False,
 ) -> None:
-    """What speaks for and against a version: its data, every gate's answer, item by item with --items.
+    """What speaks for and against a version, gate by gate.
 
     Example: learnctl show support-bot@b1d3 --items safety
     """
@@ -87,7 +87,7 @@ def _slot(slot: dict[str, Any], now: float) -> Iterator[str]:
 def _since(slot: dict[str, Any], now: float) -> str:
     spent = words.duration(now - slot["phase_since"])
     watch = slot["watch"]
-    return f"{spent} of at least {words.duration(watch['minimum_hours'] * 3600)}" if watch else f"since {spent}"
+    return f"{spent} of at least {words.duration(watch['minimum_hours'] * 3600)}" if watch else f"for {spent}"
 
 
 def _came(champion: dict[str, Any], slot: dict[str, Any], now: float) -> str:
@@ -137,7 +137,8 @@ def _way_on(told: dict[str, Any]) -> str:
         return "nothing has been adopted yet: learnd run --config FILE, then learnctl doctor"
     for slot in slots:
         if slot["phase"] == "gathering":
-            return "bring what it lacks: learnctl goldens import --help, learnctl doctor"
+            lacks_sets = "goldens import" in slot["reason"]
+            return f"bring what it lacks: learnctl {'goldens' if lacks_sets else 'feedback'} import --help"
     for slot in slots:
         last = slot["last_cycle"]
         if last and last["outcome"] in ("refused", "inconclusive") and last["candidate"]:

@@ -239,10 +239,9 @@ def test_feedback_comes_in_without_a_daemon_each_record_once(tmp_path: Path) -> 
     }
     letters = told(settings, "dead-letters")
     assert {letter["reason"] for letter in letters} == {"invalid_json", "range"}
-    assert all(letter["source"].startswith("import/old.jsonl#") for letter in letters)
+    assert all(letter["source"] == "import/old.jsonl" for letter in letters)
     again = told(settings, "feedback", "import", str(file))
-    assert (again["stored"], again["duplicates"]) == (0, 3)
-    assert len(told(settings, "dead-letters")) == 2
+    assert (again["stored"], again["duplicates"], again["dead_letters"]) == (0, 3, 2)
 
 
 def test_a_file_that_is_not_there_is_a_message(tmp_path: Path) -> None:
@@ -300,7 +299,7 @@ def test_every_command_teaches_by_its_help_and_takes_json() -> None:
 
 
 def test_no_heavy_library_is_imported_to_look_at_the_status() -> None:
-    heavy = "('torch', 'transformers', 'scipy', 'pandas', 'evidently', 'fastapi', 'kafka')"
+    heavy = "('torch', 'transformers', 'scipy', 'pandas', 'evidently', 'fastapi', 'kafka', 'httpx')"
     code = f"import sys, daemon.ctl; sys.exit(' '.join(m for m in {heavy} if m in sys.modules) or 0)"
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=Path(ctl.__file__).parents[2]

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from daemon import ctl, doctor, findings, power
+from daemon import ctl, doctor, findings
 from daemon.config import Settings
 from daemon.findings import ERROR, NOTE, OK, Finding
 from daemon.keys import load_keys
-from daemon.policyfile import parse_policy
-from policies.model import SetView
 from tests.stories import begin, tell
 
 
@@ -151,23 +149,22 @@ def test_it_ends_with_1_where_something_is_wrong_and_lists_it(settings: Settings
     assert done.stdout.splitlines()[-1] == "1 to correct"
 
 
-POLICY = parse_policy("[gates.safety]\n[gates.regression]\nmargin = 0.01\n[gates.retention]\nenabled = false", "p.toml")
+def test_a_margin_that_the_goldens_can_not_prove_is_told_with_the_one_they_could(settings: Settings) -> None:
+    config, goldens = str(settings.path), settings.path.parent / "goldens" / "goldens.jsonl"
+    CliRunner().invoke(ctl.app, ["--config", config, "goldens", "import", str(goldens)])
+    told = [finding for finding in of(doctor.examine(settings.path), "power") if "margin" in finding.message]
+    assert "margin 0.02 with 8 items" in told[0].message
+    assert "8 items prove a margin of" in told[0].hint
 
 
-def test_a_margin_that_the_goldens_can_not_prove_is_told_with_the_one_they_could() -> None:
-    message, hint = next(iter(power.shortfalls(POLICY, [SetView("faq", "goldens", 320, "1", discordance=0.08)])))
-    assert "margin 0.01 with 320 items" in message
-    assert "8 % disagreed last time" in message
-    assert "320 items prove a margin of 0.05" in hint
-    assert "8,700" in hint
-
-
-def test_sets_that_are_large_enough_are_not_mentioned() -> None:
-    sets = [SetView("faq", "goldens", 20_000, "1"), SetView("safe", "safety", 1_000, "1")]
-    assert list(power.shortfalls(POLICY, sets)) == []
-
-
-def test_a_missing_set_is_told_with_how_to_bring_it() -> None:
-    hints = [hint for _, hint in power.shortfalls(POLICY, [])]
-    assert len(hints) == 2
+def test_a_missing_set_is_told_with_how_to_bring_it(tmp_path: Path) -> None:
+    settings, engine = tell(tmp_path)
+    engine.dispose()
+    hints = [finding.hint for finding in of(doctor.examine(settings.path), "power")]
+    assert len(hints) == 3
     assert all("goldens import" in hint for hint in hints)
+
+
+def test_a_state_folder_that_others_can_enter_is_noted(settings: Settings) -> None:
+    settings.state.mkdir(mode=0o755)
+    assert "chmod 700" in of(doctor.examine(settings.path), "state")[0].hint

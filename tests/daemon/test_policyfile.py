@@ -67,7 +67,8 @@ def test_the_canonical_text_gives_the_same_policy_again() -> None:
 def test_every_policy_survives_the_way_through_its_canonical_text(
     volume: int, margin: float, steps: list[float], name: str
 ) -> None:
-    text = f"name = {json.dumps(name, ensure_ascii=False)}\n[triggers]\nvolume = {volume}\n[gates.regression]\nmargin = {margin!r}\n"
+    gate = f"[gates.regression]\nmargin = {margin!r}\n"
+    text = f"name = {json.dumps(name, ensure_ascii=False)}\n[triggers]\nvolume = {volume}\n{gate}"
     policy = parse_policy(text + f"[rollout]\nsteps = {steps}\n", "p.toml")
     assert parse_policy(canonical(policy), "again") == policy
 

@@ -134,6 +134,11 @@ def test_items_stand_beside_the_champions_and_the_worst_comes_first(engine: Engi
     assert rows[0]["champion_said"] == "I can't help with that."
 
 
+def test_disagreement_is_the_share_of_items_that_two_versions_scored_differently(engine: Engine) -> None:
+    assert db.read(engine, lambda session: evidence.disagreement(session, "my-bot")) == {"safety": 0.5}
+    assert db.read(engine, lambda session: evidence.disagreement(session, "other")) == {}
+
+
 def test_a_gate_without_items_says_which_have_some(engine: Engine) -> None:
     with pytest.raises(Refused) as caught:
         db.read(engine, lambda session: evidence.items(session, version=REFUSED, gate="budgets"))
