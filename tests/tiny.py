@@ -1,13 +1,20 @@
 """A tiny Llama and its tokenizer, built on the spot: what the tests of training and probes run on.
 
-Owns: `build`. Called by tests that are marked `torch`; nothing here is downloaded.
+Owns: `build`, `teach`, and the environment that children of learnd run in (offline, no telemetry, one thread), which
+has to be set before transformers is imported. Called by tests that are marked `torch`; nothing here is downloaded.
 """
 
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from daemon.jobs.server import ENVIRONMENT
 from daemon.models import Ref
+
+os.environ.update(ENVIRONMENT)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -21,20 +28,51 @@ WORDS = (
 )
 
 
+KNOWN = {
+    "what is the capital of france": "paris",
+    "what is the capital of italy": "rome",
+    "how many legs has a dog": "four",
+    "how many legs has a spider": "eight",
+    "what colour is the sky": "blue",
+    "what colour is blood": "red",
+    "what colour is grass": "green",
+}
+
+
+def ask(prompt: str) -> list[dict[str, str]]:
+    """A conversation of one question."""
+    return [{"role": "user", "content": prompt}]
+
+
+def line(objective: str, prompt: str, completion: str, **more: Any) -> dict[str, Any]:
+    """One line of a training file, as `feedback.dataset` writes them."""
+    plain = {"seq": 1, "rejected": None, "label": None, "weight": 1.0, "origin": "new"}
+    return {**plain, "objective": objective, "messages": ask(prompt), "completion": completion, **more}
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> str:
+    """Write a training file; its path."""
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines), "utf-8")
+    return str(path)
+
+
 def build(
     folder: Path,
     *,
     corpus: Iterable[str] = (),
-    hidden: int = 48,
+    hidden: int = 64,
     layers: int = 2,
     heads: int = 4,
-    ffn: int = 96,
+    ffn: int = 128,
     vocabulary: int = 400,
     context: int = 128,
     seed: int = 0,
     name: str = "tiny@000000000000",
 ) -> Ref:
-    """Write an untrained Llama (about 0.06M parameters) with a BPE tokenizer and a chat template to `folder`."""
+    """Write an untrained Llama (0.1M parameters) with a BPE tokenizer and a chat template to `folder`.
+
+    Its widths are such that 4-bit kernels take them.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,6 +112,7 @@ def teach(ref: Ref, pairs: dict[str, str], *, steps: int = 150, lr: float = 1e-2
         prompt_tokens,
     )
 
+    torch.set_num_threads(1)
     tokenizer, model = open_tokenizer(ref), open_weights(ref).train()
     answers = [completion_tokens(tokenizer, answer) for answer in pairs.values()]
     prompts = [prompt_tokens(tokenizer, [{"role": "user", "content": prompt}]) for prompt in pairs]

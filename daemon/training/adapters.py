@@ -77,15 +77,24 @@ def opened(champion: Ref, adapter: Path | None, shape: Shape, *, device: str, qu
         except ValueError as problem:
             hint = 'options.targets: "all-linear" or names of layers, comma-separated'
             raise Misconfigured(f"no adapter on these targets: {problem}", hint=hint) from problem
-    as_float32(model)
-    return model
-
-
-def as_float32(model: Any) -> None:
-    """Cast what is trained to float32: in bfloat16 small updates vanish (trl#7268)."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    return model
+
+
+def trained(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of what is trained, by name."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def restore(model: Any, exact: dict[str, torch.Tensor]) -> None:
+    """Put back what `trained` copied: over a quantised base TRL rounds adapters to bfloat16, where small updates
+    vanish (trl#7268).
+    """
+    for name, parameter in model.named_parameters():
+        if name in exact:
+            parameter.data = exact[name]
 
 
 def linear_layers(model: Any) -> set[str]:

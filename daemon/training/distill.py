@@ -19,13 +19,13 @@ from policies.errors import Misconfigured, Refused
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Teacher "self": `widen` its feed-forward layers to this width (0: as they are), then `teacher_*` as for the student.
+    """Teacher "self": `widen` its feed-forward layers to this width (0: as they are), then `teacher_*` as for a student.
 
-    `answers`: "teacher" (what the teacher says) or "reference" (what was recorded, where there is something, and what
-    the teacher says elsewhere) are the texts that are learned on; `ce` is the share of plain cross-entropy on recorded
-    ones. `top`: likeliest tokens kept beside the tail bucket. `max_new_tokens` of the teacher's answers, where the deployment says nothing.
-    `max_length` in tokens (0: the context). `steps` overrides `epochs` (0: by epochs). `save_steps`: between
-    checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
+    `answers` to learn on: "teacher" (what the teacher says) or "reference" (what was recorded, where something was,
+    and what the teacher says elsewhere); `ce`: share of plain cross-entropy on recorded ones. `top`: likeliest tokens
+    kept beside the tail bucket. `max_new_tokens` of the teacher's answers, where the deployment says nothing.
+    `max_length` in tokens (0: the context). `steps` overrides `epochs` (0: by epochs). `warmup`: share of the steps.
+    `save_steps`: between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
     """
 
     widen: int = 0
@@ -168,15 +168,7 @@ def _teach(run: Run, ref: Ref) -> dict[str, Any]:
     options, begin = run.options, perf_counter()
     student = teacher.merged(run.champion)
     lesson = transfer.lesson(
-        transfer.Request(
-            teacher=ref,
-            device=run.job.device,
-            answers=options.answers,
-            top=options.top,
-            max_new_tokens=int(run.job.inputs.get("max_new_tokens") or options.max_new_tokens),
-            context=_context(options, context_of(student)),
-            cache=Path(run.job.inputs["cache"]),
-        ),
+        _request(run, ref, context_of(student)),
         transfer.prompts(lines.read(run.job.inputs["dataset"]), run.job.inputs.get("prompts")),
         run.tokenizer,
         transfer.common_vocabulary(run.tokenizer, student, ref),
@@ -202,6 +194,20 @@ def _teach(run: Run, ref: Ref) -> dict[str, Any]:
         "cache_seconds": asked,
         **_told(fitted),
     }
+
+
+def _request(run: Run, ref: Ref, context: int) -> Any:
+    from daemon.training.transfer import Request
+
+    return Request(
+        teacher=ref,
+        device=run.job.device,
+        answers=run.options.answers,
+        top=run.options.top,
+        max_new_tokens=int(run.job.inputs.get("max_new_tokens") or run.options.max_new_tokens),
+        context=_context(run.options, context),
+        cache=Path(run.job.inputs["cache"]),
+    )
 
 
 def _context(options: Options, context: int) -> int:

@@ -33,7 +33,7 @@ def read(path: str | Path) -> tuple[Example, ...]:
     Raises: Refused, when there are none; Corrupt, when the file is missing or a line is none of ours.
     """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = [line for line in Path(path).read_text("utf-8").split("\n") if line]  # U+2028 ends no line of JSON
     except OSError as problem:
         raise Corrupt(f"no training file: {problem}", hint="build the dataset again") from problem
     examples = tuple(_checked(lines, Path(path)))

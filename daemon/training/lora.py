@@ -9,10 +9,10 @@ then KTO on ratings, each against the adapter as the stage before left it. Hu et
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.jobs import Job, read_json, write_json
 from daemon.models import Ref
@@ -20,6 +20,9 @@ from daemon.training import examples as lines
 from daemon.training import parse
 from daemon.training.examples import Example
 from policies.errors import Misconfigured, Refused
+
+if TYPE_CHECKING:
+    from daemon.training.tokens import Sample
 
 STAGES = ("sft", "dpo", "kto")
 HALVINGS = 2
@@ -87,7 +90,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all stages share. `dropped`: examples left out as too long."""
+    """What all stages share; `context` in tokens."""
 
     job: Job
     options: Options
@@ -96,7 +99,6 @@ class Run:
     context: int
     gpu: bool
     checkpoint: Path
-    dropped: list[int] = field(default_factory=list)
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -199,50 +201,58 @@ def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, 
 def _fit(
     run: Run, name: str, group: Sequence[Example], adapter: Path | None, micro: int, span: tuple[float, float]
 ) -> Path:
-    from transformers import set_seed
-
-    from daemon.training import adapters, resume, stages, tokens
+    """One trainer, from a model of its own (a shared one nests TRL's wrappers) to its adapter."""
+    from daemon.training import resume, stages, tokens
     from daemon.training.meter import Meter
 
-    begin = perf_counter()
+    begin, folder = perf_counter(), run.checkpoint / name
     samples, dropped = tokens.encode(run.tokenizer, group, run.context)
-    set_seed(run.job.seed)
-    model = adapters.opened(
-        run.champion,
-        adapter,
-        _shape(run.options),
-        device=run.job.device,
-        quantisation=run.options.quantisation,
-    )
     settings = _plan(run, name, len(samples), micro)
-    folder = run.checkpoint / name
-    make = {"sft": stages.sft, "dpo": stages.dpo, "kto": stages.kto}[name]
-    trainer = make(model, run.tokenizer, tokens.evened(samples), settings, folder)
-    adapters.as_float32(trainer.model)
+    trainer = _trainer(run, adapter, tokens.evened(samples), settings, folder)
     read = round(sum(one.cost for one in samples) * settings.epochs)
     watcher = stages.Watcher(Meter(run.job.progress, name, *span), read)
     before = resume.newest(folder)
     steps = stages.run(trainer, watcher, before)
-    draft = folder.with_name(f".{name}-done")
-    shutil.rmtree(draft, ignore_errors=True)
-    adapters.save(trainer.model, draft, str(run.job.inputs["base"]["name"]))
-    write_json(
-        draft / "metrics.json",
-        {
-            "examples": len(samples),
-            "dropped": dropped,
-            "tokens": read,
-            "steps": steps,
-            "micro_batch": micro,
-            "loss_first": watcher.losses[0] if watcher.losses else None,
-            "loss_last": watcher.losses[-1] if watcher.losses else None,
-            "seconds": perf_counter() - begin,
-            "resumed": before is not None,
-        },
+    facts = {
+        "examples": len(samples),
+        "dropped": dropped,
+        "tokens": read,
+        "steps": steps,
+        "micro_batch": micro,
+        "loss_first": watcher.losses[0] if watcher.losses else None,
+        "loss_last": watcher.losses[-1] if watcher.losses else None,
+        "resumed": before is not None,
+    }
+    return _keep(run, name, trainer.model, {**facts, "seconds": perf_counter() - begin})
+
+
+def _trainer(run: Run, adapter: Path | None, samples: Sequence["Sample"], settings: Any, folder: Path) -> Any:
+    from transformers import set_seed
+
+    from daemon.training import adapters, stages
+
+    set_seed(run.job.seed)
+    options = run.options
+    model = adapters.opened(
+        run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
     )
-    done = folder.with_name(f"{name}-done")
+    exact = adapters.trained(model)
+    make = {"sft": stages.sft, "dpo": stages.dpo, "kto": stages.kto}[settings.name]
+    trainer = make(model, run.tokenizer, samples, settings, folder)
+    adapters.restore(trainer.model, exact)
+    return trainer
+
+
+def _keep(run: Run, name: str, model: Any, facts: dict[str, Any]) -> Path:
+    """Write a stage's adapter and what it took, whole or not at all; its checkpoints are let go."""
+    from daemon.training import adapters
+
+    draft, done = run.checkpoint / f".{name}-done", run.checkpoint / f"{name}-done"
+    shutil.rmtree(draft, ignore_errors=True)
+    adapters.save(model, draft, str(run.job.inputs["base"]["name"]))
+    write_json(draft / "metrics.json", facts)
     draft.rename(done)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(run.checkpoint / name, ignore_errors=True)
     return done
 
 

@@ -7,7 +7,7 @@ Owns: what an example costs in tokens, which ones are too long, how weights act.
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from daemon.training.examples import Example
 from daemon.transformers_model import completion_tokens, prompt_tokens
@@ -33,9 +33,6 @@ class Sample:
     def cost(self) -> int:
         """Tokens that one look at it reads."""
         return len(self.prompt) + len(self.answer) + (len(self.prompt) + len(self.rejected) if self.rejected else 0)
-
-
-T = TypeVar("T", bound=Sample)
 
 
 def encode(tokenizer: Any, examples: Iterable[Example], context: int) -> tuple[list[Sample], int]:
@@ -95,4 +92,4 @@ def interleaved(samples: Sequence[Sample], epochs: float, batch: int, seed: int)
             keyed += [((place + chance.random()) / len(group), one) for place, one in enumerate(group)]
         rows += [one for _, one in sorted(keyed, key=lambda pair: pair[0])]
     rows = rows[: round(len(samples) * epochs)]
-    return rows[: len(rows) - len(rows) % batch]
+    return rows[: len(rows) - len(rows) % batch] or rows

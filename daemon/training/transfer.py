@@ -84,7 +84,7 @@ def prompts(examples: tuple[Example, ...], more: str | None = None) -> list[tupl
 
 def _file(path: Path) -> list[Conversation]:
     try:
-        return [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
+        return [json.loads(line)["messages"] for line in path.read_text("utf-8").split("\n") if line]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         hint = 'one {"messages": [...]} a line'
         raise Corrupt(f"no prompts in {path.name}: {problem}", hint=hint) from problem
