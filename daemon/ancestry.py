@@ -31,7 +31,13 @@ def measurements(session: Session, *, deployment: str, tenant: str, version: str
     found = dict.fromkeys(KINDS, 0) | count(
         session, datasets(session, version), tenant=tenant, forbidden=goldens.texts(session, deployment)
     )
-    return [Measurement("data", "ancestry", kind, "", version, float(found[kind])) for kind in KINDS]
+    found["external"] = int(_came_from_outside(session.get_one(VersionRow, version)))
+    return [Measurement("data", "ancestry", kind, "", version, float(found[kind])) for kind in (*KINDS, "external")]
+
+
+def _came_from_outside(row: VersionRow) -> bool:
+    """A teacher that was delivered as a folder: it has neither a parent nor a dataset of ours."""
+    return row.method == "teacher" and not row.dataset and not _ancestors(row)
 
 
 def datasets(session: Session, version: str) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def cron(line: str) -> CronTrigger:
         return CronTrigger.from_crontab(line, timezone="UTC")
     except ValueError as error:
         raise Misconfigured(
-            f"schedule {line!r} is no cron line: {error}", hint="five fields, for example 0 2 * * * is 02:00 UTC"
+            f"schedule {line!r} is no cron line: {error}", hint='five fields in UTC, as "0 2 * * *" for 02:00 every day'
         ) from error
 
 

@@ -105,7 +105,7 @@ class Settings:
     operators: str = ""
     log_level: str = "info"
     records: RecordRules = RecordRules()
-    alerts: notify.Options = notify.Options()
+    alerts: notify.Options = field(default_factory=notify.Options)
 
 
 @dataclass(frozen=True)

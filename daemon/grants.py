@@ -11,11 +11,13 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from daemon.context import Context
-from daemon.observe import WEEK
+from daemon.observe import WEEK, observe
 from daemon.tables import Cycle, Slot
 from feedback import db
+from policies.decide import decide
 from policies.model import Phase
 from policies.schedule import Resources, Want, grant
+from policies.schedule import kind as wanted
 
 KINDS = {
     Phase.TRAINING.value: "learning",
@@ -40,12 +42,15 @@ def grants(engine: Engine, contexts: Mapping[str, Context]) -> dict[str, tuple[b
             )
             cycle = session.get(Cycle, slot.cycle) if slot.cycle else None
             running = bool(cycle and cycle.job and context.jobs.find(cycle.job).state == "running")
-            kind = KINDS.get(slot.phase, "learning")
-            found.append(Want(slot.deployment, kind, float(served or 0.0), slot.phase_since, running))
+            # Who has nothing to do wants nothing, else an idle slot would hold the machine and the others starve.
+            kind = KINDS[slot.phase] if running else wanted(decide(observe(session, slot, context), context.policy))
+            if kind:
+                found.append(Want(slot.deployment, kind, float(served or 0.0), slot.phase_since, running))
         return found
 
     answers = dict.fromkeys(contexts, (True, ""))
-    found = db.read(engine, wants)
+    # One deployment has nobody to share with: its tick is spared a second look.
+    found = db.read(engine, wants) if len(contexts) > 1 else []
     for each in grant(found, Resources(jobs=1)):
         if not each.granted:
             answers[each.slot] = (False, each.reason)

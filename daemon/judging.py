@@ -80,7 +80,7 @@ def start(context: Context, slot: Slot, cycle: Cycle, version: str, key: str) ->
                 "sets": sets,
                 "judge": judge,
                 "seed": cycle.seed,
-                "options": {},
+                "options": {name: dict(table) for name, table in context.policy.probes.items()},
                 "max_new_tokens": context.deployment.max_new_tokens,
                 "cache": str(context.state / "cache" / "evaluations"),
             },

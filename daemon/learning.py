@@ -117,15 +117,17 @@ def publish(context: Context, slot: Slot, cycle: Cycle) -> tuple[str, dict[str, 
     """
     result = context.jobs.result(cycle.job)
     folder = context.jobs.folder(cycle.job) / "output"
+    teaches = cycle.step == TEACHER
+    delivered = teaches and context.policy.method.teacher != "self"  # it came from outside: nothing of ours is in it
     manifest = manifest_of(
         context,
         kind=str(result["kind"]),
         engine=str(result["engine"]),
         base=str(result.get("base", "")),
-        parents=[slot.champion],
-        teacher=cycle.teacher if cycle.step != TEACHER else "",
-        dataset=cycle.dataset,
-        method=cycle.method if cycle.step != TEACHER else "teacher",
+        parents=[] if delivered else [slot.champion],
+        teacher="" if teaches else cycle.teacher,
+        dataset="" if delivered else cycle.dataset,
+        method="teacher" if teaches else cycle.method,
         seed=cycle.seed,
         depth=int(result.get("depth", 0)),
     )

@@ -25,16 +25,28 @@ from policies.model import Outcome, Phase, Snapshot
 
 logger = structlog.get_logger()
 SYSTEM = "policy"
+ALARMS = {
+    Outcome.UNPROVEN: "unproven",
+    Outcome.MISSERVED: "misserved",
+    Outcome.FAILED: "failed",
+    Outcome.ROLLED_BACK: "rolled_back",
+    Outcome.REFUSED: "refused",
+}
+WAITS = {"stuck": "stuck", "gpu": "gpu_wait", "approval": "approval"}
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What a pass did: `acted` when an outcome was stored, and the reason that a person sees."""
+    """What a pass did: `acted` when an outcome was stored, and the reason that a person sees.
+
+    `alarm` is a stable word for what somebody must hear of, "" for everything else.
+    """
 
     acted: bool
     waiting: bool
     reason: str
     cause: str
+    alarm: str = ""
 
 
 def tick(context: Context, slot_id: int, granted: tuple[bool, str] = (True, "")) -> Tick:
@@ -83,7 +95,7 @@ def _wait(session: Session, context: Context, slot: Slot, snapshot: Snapshot, ac
     if outcome is not None:
         _move(slot, outcome, snapshot.now)
     _say(slot, action.reason, action.cause, snapshot.now)
-    return Tick(outcome is not None, outcome is None, action.reason, action.cause)
+    return Tick(outcome is not None, outcome is None, action.reason, action.cause, WAITS.get(action.cause, ""))
 
 
 def _new_cycle(session: Session, context: Context, slot: Slot, action: Train) -> Cycle:
@@ -145,7 +157,12 @@ def _carry_out(context: Context, slot_id: int) -> Tick:
     logger.info(
         "acted", deployment=slot.deployment, action=decision.action, outcome=answer.outcome.value, note=answer.note
     )
-    return Tick(not answer.error, False, action.reason, decision.action.lower())
+    alarm = ALARMS.get(answer.outcome, "")
+    if isinstance(action, Rollback) and answer.error:
+        alarm = "rollback_failed"
+    return Tick(
+        not answer.error, False, f"{action.reason}: {answer.note or answer.outcome}", decision.action.lower(), alarm
+    )
 
 
 def _conclude(

@@ -25,6 +25,7 @@ from daemon.intake import Intake
 from daemon.jobs import Jobs
 from daemon.jobs.local import LocalJobs
 from daemon.lease import Leadership
+from daemon.notify import Alert, Notifier
 from daemon.registry import Registry
 from daemon.tables import PolicyRow, Setting, Slot
 from feedback import db
@@ -64,18 +65,24 @@ class Service:
         self._reload = threading.Event()
         self._threads: list[threading.Thread] = []
         self._closers: list[Callable[[], None]] = []
+        self._notifier = Notifier(settings.alerts)
 
-    def start(self) -> None:
-        """Migrate, take the lease, adopt what is new, and say so in the audit log.
+    def start(self, stop: threading.Event | None = None) -> bool:
+        """Migrate, wait for the lease, adopt what is new, and say so in the audit log; false when stopped meanwhile.
 
         Raises: Misconfigured (schema, policy, model folder), Transient (database or target away).
         """
         schema.migrate(self.engine)
-        self.lease.acquire()
+        # A standby is as ready as it can be: systemd must neither kill it nor wait for it.
+        sdnotify.notify("READY=1", "STATUS=standby: waiting for the lease")
+        if not self.lease.acquire(stop):
+            return False
+        self.registry.clean()
         for deployment in self.settings.deployments.values():
             self._begin(deployment, load_policy(deployment.policy))
         self._note("started", "the service started", {"deployments": sorted(self._running)})
         self._beat(since=self.clock.now())
+        return True
 
     def _begin(self, deployment: Deployment, policy: Policy) -> None:
         kind = targets.load(deployment.target.kind)
@@ -175,6 +182,8 @@ class Service:
         for name, running in self._running.items():
             done = loop.tick(running.context, running.slot, given[name])
             reasons.append(f"{name}: {done.reason}")
+            if done.alarm:
+                self._notifier.alert(Alert(done.alarm, name, done.reason, "learnctl status", now))
             busy = busy or done.acted or not done.waiting or self._works(running.slot)
         housekeeping.tidy(self.engine, self.settings, self.registry, now)
         self._beat()
@@ -196,8 +205,9 @@ class Service:
         Raises: Misconfigured, Corrupt; a Transient is waited out.
         """
         stop = stop or threading.Event()
-        self.start()
         try:
+            if not self.start(stop):
+                return
             if until_idle:
                 self._work_off(stop)
             else:
@@ -216,7 +226,6 @@ class Service:
 
     def _serve(self, stop: threading.Event) -> None:
         self._listen(stop)
-        sdnotify.notify("READY=1")
         while not stop.is_set():
             self._wake.clear()
             pause = POLL_SECONDS
@@ -241,8 +250,14 @@ class Service:
         self._threads += self.intake.threads(stop)
         server = api.serve(self.settings, self.engine, wake=self.wake, now=self.clock.now)
         self._closers.append(server.stop)
+        self._threads.append(threading.Thread(target=self._tell, args=(stop,), name="alerts", daemon=True))
         for thread in self._threads:
             thread.start()
+
+    def _tell(self, stop: threading.Event) -> None:
+        """Deliver alerts beside the loop, so that no tick waits for somebody's mail server."""
+        while not stop.wait(self.settings.tick_seconds):
+            self._notifier.deliver()
 
     def stop(self) -> None:
         """Leave cleanly: sources committed, lease given back, running jobs left to be found again."""
@@ -253,8 +268,10 @@ class Service:
             thread.join(timeout=30)
         self.intake.close()
         self.jobs.close()
-        self._note("stopped", "the service stopped", {})
-        self._beat(stopped=True)
+        self._notifier.deliver()
+        if self._running:
+            self._note("stopped", "the service stopped", {})
+            self._beat(stopped=True)
         self.lease.release()
         self.engine.dispose()
 

@@ -120,7 +120,8 @@ class Approvals:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One deployment's policy. `gates`: options by gate name (each gate's `Options`); `hash` of its canonical text."""
+    """One deployment's policy. `gates`: options by gate name (each gate's `Options`), `probes`: a
+    table for each probe; `hash` of its canonical text."""
 
     name: str
     mode: Mode = Mode.APPROVE
@@ -132,4 +133,5 @@ class Policy:
     rollout: Rollout = Rollout()
     approvals: Approvals = Approvals()
     gates: Mapping[str, Any] = field(default_factory=dict)
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     hash: str = ""

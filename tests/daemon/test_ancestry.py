@@ -67,7 +67,7 @@ def found(session: Session, name: str = "v2", tenant: str = "") -> dict[str, flo
     session.flush()
     rows = ancestry.measurements(session, deployment="bot", tenant=tenant, version=name)
     assert {(row.probe, row.set, row.version) for row in rows} == {("data", "ancestry", name)}
-    assert {row.item for row in rows} == KINDS
+    assert {row.item for row in rows} == {*KINDS, "external"}
     return {row.item: row.value for row in rows if row.value}
 
 
