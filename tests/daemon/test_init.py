@@ -1,5 +1,7 @@
 """What `learnd init` writes runs as it is, and what it says to do next works."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,33 @@ def test_it_writes_files_that_pass_their_own_check(tmp_path: Path) -> None:
         assert (tmp_path / "new" / name).is_file()
     found = findings.check_files(tmp_path / "new" / "learnd.toml")
     assert findings.worst(found) == findings.OK, found
+
+
+def test_every_setting_is_in_the_file_with_a_comment(tmp_path: Path) -> None:
+    from daemon import config, notify
+    from daemon.targets import files as target
+    from feedback.sources import files, kafka
+
+    runner.invoke(app, ["init", str(tmp_path)])
+    text = (tmp_path / "learnd.toml").read_text(encoding="utf-8")
+    written = {item.name for item in dataclasses.fields(config.Deployment)} - {"name", "target"}
+    classes = (config.RecordRules, notify.Options, target.Options, files.Options, kafka.Options)
+    for name in {*written, *(item.name for each in classes for item in dataclasses.fields(each))}:
+        assert re.search(rf"^#? ?{name} = ", text, re.MULTILINE), f"{name} is not in the template"
+    unsaid = {"path", "sources", "deployments", "records", "alerts"}
+    for item in dataclasses.fields(config.Settings):
+        assert item.name in unsaid or re.search(rf"^#? ?{item.name} = ", text, re.MULTILINE), item.name
+
+
+def test_every_commented_setting_can_be_uncommented(tmp_path: Path) -> None:
+    runner.invoke(app, ["init", str(tmp_path)])
+    path = tmp_path / "learnd.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"^# (\[.*\]$|[a-z_]+ = )", r"\1", text, flags=re.MULTILINE), encoding="utf-8")
+    settings = load(path, {})
+    assert [source.kind for source in settings.sources] == ["files", "kafka"]
+    assert settings.alerts.webhook.startswith("https://")
+    assert settings.operators == "ml-ops"
 
 
 def test_it_says_what_to_do_next(tmp_path: Path) -> None:
