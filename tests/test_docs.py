@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from policies import lifecycle
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +15,9 @@ BIN = Path(sys.executable).parent
 
 
 def help_of(*command: str) -> str:
-    done = subprocess.run([BIN / command[0], *command[1:], "--help"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [BIN / command[0], *command[1:], "--help"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
