@@ -39,7 +39,7 @@ def shingles(text: str) -> frozenset[str]:
 class Near:
     """Forbidden texts, and which of other texts nearly are one of them.
 
-    Compares all with all by one sparse product a block of texts: 10,000 short questions with 3,000 take 2 s.
+    Compares all with all by one sparse product a block of texts: 10,000 short questions with 3,000 take a few seconds.
     """
 
     def __init__(self, texts: Iterable[str], threshold: float = THRESHOLD) -> None:

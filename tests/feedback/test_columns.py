@@ -57,11 +57,15 @@ def test_what_drifted_is_named_and_the_report_lies_in_the_folder(tmp_path: Path)
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
-@pytest.mark.parametrize("size", [60, 2000])
-def test_two_samples_of_one_distribution_are_no_drift_however_small(size: int) -> None:
-    draw = random.Random(2)
-    found = measure(window(rows(draw, size)), window(rows(draw, size)), OPTIONS)
-    assert (found.judged, found.drifted, found.kind, found.files) == (True, False, "", ())
+@pytest.mark.parametrize("size", [60, 600])
+def test_two_samples_of_one_distribution_seldom_drift(size: int) -> None:
+    alarms = 0
+    for seed in range(20):
+        draw = random.Random(seed)
+        found = measure(window(rows(draw, size)), window(rows(draw, size)), OPTIONS)
+        assert (found.judged, found.files) == (True, ())
+        alarms += found.drifted
+    assert alarms <= 4  # 0.7 are expected of the smaller size: 7 of 200 were measured
 
 
 def test_nothing_is_judged_below_the_minimum_or_against_another_kind_of_record(tmp_path: Path) -> None:
