@@ -12,6 +12,11 @@ from tests.servers.kafka import Broker, kafka
 from tests.servers.postgres import Server, postgres
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """kafka-python leaves sockets that were refused to the garbage collector, which may run in anybody's test."""
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """A real Apache Kafka broker, which a test may stop and start."""

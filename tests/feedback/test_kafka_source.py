@@ -1,7 +1,6 @@
 """Kafka as a source against a real broker: gaps, groups, outages of broker and database, topics made anew."""
 
 import contextlib
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,17 +21,9 @@ from tests.servers import free_port
 from tests.servers.kafka import Broker
 from tests.servers.postgres import Server
 
-# kafka-python leaves a socket that was refused to the garbage collector.
-pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = pytest.mark.kafka
 
 Start = Callable[..., tuple[Ingest, KafkaSource]]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Refused sockets are collected here, not in somebody else's test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
