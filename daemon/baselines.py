@@ -22,7 +22,7 @@ def newest(session: Session, slot: int, kind: str, version: str = "") -> Baselin
 def freeze_inputs(session: Session, slot: Slot, version: str, rows: int, now: float) -> Baseline:
     """Freeze the newest `rows` of inputs as what `version` was promoted on; the window ends at the head."""
     first, last = windows.latest(session, slot.deployment, "inputs", rows)
-    window = windows.window(session, slot.deployment, "inputs", first, last)
+    window = windows.window(session, slot.deployment, "inputs", first, last, sample=0)
     head = store.head(session)
     row = Baseline(
         slot=slot.id,
@@ -42,7 +42,7 @@ def freeze_outcomes(session: Session, slot: Slot, version: str, now: float) -> B
     inputs = newest(session, slot.id, "inputs", version)
     first, last = (inputs.last if inputs else 0), store.head(session)
     votes = store.votes(session, slot.deployment, version, after_seq=first)
-    window = windows.window(session, slot.deployment, "outcomes", first, last)
+    window = windows.window(session, slot.deployment, "outcomes", first, last, sample=0)
     row = Baseline(
         slot=slot.id,
         kind="outcomes",

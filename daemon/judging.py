@@ -21,8 +21,6 @@ from policies import gates
 from policies.errors import Corrupt
 from policies.model import Evidence, Measurement, Outcome, Verdict
 
-JUDGE_LIMIT = 2000
-
 
 def begin(context: Context, slot: Slot, cycle: Cycle) -> Answer:
     """Publish what the training job made and start its evaluation."""
@@ -58,7 +56,7 @@ def start(context: Context, slot: Slot, cycle: Cycle, version: str, key: str) ->
     def export(session: Session) -> tuple[list[dict[str, Any]], str]:
         sets = goldens.write_sets(session, slot.deployment, folder)
         items = store.judge_items(
-            session, slot.deployment, slot.tenant, cycle.window_first, cycle.window_last, JUDGE_LIMIT
+            session, slot.deployment, slot.tenant, cycle.window_first, cycle.window_last, learning.JUDGE_LIMIT
         )
         path = folder / "judge.jsonl"
         path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")

@@ -15,13 +15,15 @@ from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.models import Ref
 from daemon.tables import Cycle, Slot, VersionRow
-from feedback import dataset, db
+from feedback import dataset, db, store
 from feedback.dataset import Dataset
+from feedback.near import prompt_text
 from policies.actions import Train
 from policies.errors import Refused
 from policies.model import Outcome
 
 TEACHER = "teacher"
+JUDGE_LIMIT = 2000  # newest judge records that no training example may nearly repeat, and that a candidate is scored on
 
 
 def job_key(slot: Slot, cycle: int, step: str) -> str:
@@ -63,7 +65,8 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
 
 
 def _dataset(session: Session, context: Context, slot: Slot, action: Train) -> Dataset:
-    sets = goldens.texts(session, slot.deployment)
+    judged = store.judge_items(session, slot.deployment, slot.tenant, 0, action.window[1], JUDGE_LIMIT)
+    forbidden = [*goldens.texts(session, slot.deployment), *(prompt_text(item["messages"]) for item in judged)]
     return dataset.build(
         session,
         deployment=slot.deployment,
@@ -73,7 +76,7 @@ def _dataset(session: Session, context: Context, slot: Slot, action: Train) -> D
         anchors=[],
         folder=context.state / "datasets",
         now=context.clock.now(),
-        exclude_near=sets,
+        exclude_near=forbidden,
     )
 
 

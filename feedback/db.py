@@ -5,7 +5,7 @@ Owns: how a connection is opened and how a transaction is retried. Refuses to kn
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import JSON, BigInteger, Engine, Integer, create_engine, event, make_url
 from sqlalchemy.dialects.postgresql import JSONB
@@ -28,7 +28,7 @@ RETRIED_STATES = frozenset({"40001", "40P01"})  # serialization_failure, deadloc
 class Base(DeclarativeBase):
     """Common base of every table of `feedback` and `daemon`."""
 
-    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json}
+    type_annotation_map: ClassVar = {dict[str, Any]: Json, list[Any]: Json}
 
 
 def connect(url: str) -> Engine:
