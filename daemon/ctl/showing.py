@@ -159,11 +159,17 @@ def _version(told: dict[str, Any], now: float) -> Iterator[str]:
     if any(_bounded(claim) for gate in told["gates"] for claim in gate["claims"]):
         yield "  ├ ● ┤ the interval and its estimate · ┃ the limit · ┊ zero"
     if told["measurements"]:
-        failed = [gate["gate"] for gate in told["gates"] if gate["result"] != "pass"]
-        probe = (failed or [told["measurements"][0]["probe"]])[0]
-        yield f"what it said: learnctl show {told['version']} --items {probe}"
+        yield f"what it said: learnctl show {told['version']} --items {_worth_reading(told)}"
     else:
         yield f"all of it: learnctl show {told['version']} --json"
+
+
+def _worth_reading(told: dict[str, Any]) -> str:
+    """The gate whose items tell most: one that didn't pass, else one that holds answers."""
+    probes = {row["probe"] for row in told["measurements"]} | {"regression"}
+    against = [gate["gate"] for gate in told["gates"] if gate["result"] != "pass" and gate["gate"] in probes]
+    holding = [name for name in ("improvement", "safety") if name in probes]
+    return str([*against, *holding, *sorted(probes)][0])
 
 
 def _headline(told: dict[str, Any], now: float) -> str:
@@ -202,7 +208,8 @@ def _glyphs(claims: list[dict[str, Any]]) -> str:
 
 def _claims(gate: dict[str, Any]) -> Iterator[str]:
     """What a gate that didn't pass holds against the version, claim by claim, the worst few."""
-    against = [claim for claim in gate["claims"] if claim["result"] != "pass"]
+    said = gate["reason"]
+    against = [c for c in gate["claims"] if c["result"] != "pass" and not (c.get("note") and c["note"] in said)]
     if len(gate["claims"]) < 2:
         return
     for claim in against[:WORST]:
