@@ -152,7 +152,7 @@ def _tune(run: Run) -> dict[str, Any]:
     loss = imitation(samples, run.tokenizer.pad_token_id)
     sizes = [len(one.answer) for one in samples]
     meter = Meter(run.job.progress, "tuning the teacher")
-    fitted = loop.fit(model, steps, loss, sizes, settings, run.checkpoint, meter)
+    fitted = loop.fit(model, steps, loss, sizes, lengths, settings, run.checkpoint, meter)
     teacher.saved(model, run.tokenizer, run.job.output)
     read = sum(lengths[row] for step in steps for row in step)
     return {"tokens": read, "examples": len(samples), "dropped": dropped, "widen": options.widen, **_told(fitted)}
@@ -182,7 +182,7 @@ def _teach(run: Run, ref: Ref) -> dict[str, Any]:
     loss = distillation(lesson, run.tokenizer.pad_token_id, options.ce)
     meter = Meter(run.job.progress, "teaching the student", 0.4)
     sizes = [len(row.answer) for row in lesson.rows]
-    fitted = loop.fit(student, steps, loss, sizes, settings, run.checkpoint, meter)
+    fitted = loop.fit(student, steps, loss, sizes, lengths, settings, run.checkpoint, meter)
     teacher.saved(student, run.tokenizer, run.job.output)
     return {
         "tokens": sum(lengths[row] for step in steps for row in step),

@@ -69,11 +69,12 @@ def fit(
     steps: Sequence[Sequence[int]],
     loss: Loss,
     sizes: Sequence[int],
+    lengths: Sequence[int],
     settings: Settings,
     folder: Path,
     meter: Meter,
 ) -> Fitted:
-    """Train `model` in place over `steps` of row numbers; `sizes` are the answer tokens of every row.
+    """Train `model` in place over `steps` of row numbers; `sizes` are the answer tokens of a row, `lengths` all of its.
 
     Continues from the newest checkpoint in `folder`, with the same bits as a run that was never stopped (one thread).
     Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a batch.
@@ -92,7 +93,7 @@ def fit(
         if not math.isfinite(value):
             raise Refused(f"the loss became {value} at step {number + 1}", hint="lower the learning rate")
         losses.append(value)
-        tokens += sum(sizes[row] for row in steps[number])
+        tokens += sum(lengths[row] for row in steps[number])
         meter.tell(number + 1, len(steps), tokens=tokens, loss=value)
         if settings.save_steps and (number + 1) % settings.save_steps == 0 and number + 1 < len(steps):
             _save(model, optimiser, folder, number + 1, losses)

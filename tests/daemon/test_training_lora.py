@@ -15,6 +15,7 @@ import pytest
 
 from daemon.jobs import Job, JobSpec, prepare
 from daemon.jobs.child import perform
+from daemon.jobs.local import LocalJobs
 from daemon.models import Ref, load
 from daemon.testing import InlineJobs
 from daemon.training import examples, parse
@@ -169,6 +170,18 @@ def test_a_killed_run_resumes_from_its_checkpoint_and_ends_with_the_bits_of_an_u
     learned.jobs.start(spec)
     assert learned.stage("broken", "sft")["resumed"] is True
     assert learned.bits("broken") == learned.bits("unbroken")
+
+
+def test_a_child_of_a_warm_worker_trains_the_same_bits(learned: World) -> None:
+    jobs = LocalJobs(learned.folder / "local", lambda: 0.0, preload=True)
+    begin = time.monotonic()
+    jobs.start(learned.spec("warm", corrections(), None))
+    assert time.monotonic() - begin < 1.0
+    while jobs.find("warm").state == "running" and time.monotonic() - begin < 240:
+        time.sleep(0.05)
+    jobs.close()
+    assert jobs.find("warm").state == "done", jobs.find("warm").error
+    assert (jobs.folder("warm") / "output" / "adapter_model.safetensors").read_bytes() == learned.bits("first")
 
 
 def test_the_champions_adapter_is_continued(learned: World) -> None:
