@@ -15,11 +15,13 @@ from daemon.config import Settings
 from daemon.keys import record_settings
 from daemon.lease import process_name
 from feedback.ingest import Ingest
+from feedback.outbox import KafkaPublisher, Outbox
 from feedback.positions import Positions
 from feedback.sources import Source
-from policies.errors import Misconfigured
+from policies.errors import Misconfigured, Transient
 
 logger = structlog.get_logger()
+OUTBOX_SECONDS = 1.0
 READERS = {"files": "FilesSource", "kafka": "KafkaSource"}
 
 
@@ -30,18 +32,28 @@ class Intake:
         self._engine, self._settings, self._clock = engine, settings, clock
         self._sources: list[Source] = []
         self._readers: list[Ingest] = []
+        self._publishers: list[KafkaPublisher] = []
+        self._boxes: list[Outbox] = []
 
     def step(self) -> int:
-        """Read one batch of every source; the number of messages read."""
-        return sum(reader.step().read for reader in self._open())
+        """Read one batch of every source and publish waiting dead letters; the number of messages read.
+
+        Raises: Transient where database or broker are away.
+        """
+        read = sum(reader.step().read for reader in self._open())
+        for box in self._boxes:
+            box.step()
+        return read
 
     def threads(self, stop: threading.Event) -> list[threading.Thread]:
         """A thread for each source, not started; they end when `stop` is set."""
         named = zip(self._settings.sources, self._open(), strict=True)
-        return [
+        made = [
             threading.Thread(target=reader.run, args=(stop,), name=f"intake-{each.kind}", daemon=True)
             for each, reader in named
         ]
+        work = [threading.Thread(target=_publish, args=(box, stop), name="outbox", daemon=True) for box in self._boxes]
+        return made + work
 
     @property
     def trouble(self) -> str:
@@ -58,6 +70,8 @@ class Intake:
         """Leave every source cleanly."""
         for source in self._sources:
             source.close()
+        for publisher in self._publishers:
+            publisher.close()
 
     def _open(self) -> list[Ingest]:
         if len(self._readers) < len(self._settings.sources):
@@ -70,4 +84,18 @@ class Intake:
                 source: Source = reader(each.options, positions)
                 self._sources.append(source)
                 self._readers.append(Ingest(self._engine, source, rules, self._clock.now))
+                if each.kind == "kafka":
+                    publisher = KafkaPublisher(each.options.servers, each.options.security)
+                    self._publishers.append(publisher)
+                    self._boxes.append(Outbox(self._engine, publisher, each.options.topics, self._clock.now))
         return self._readers
+
+
+def _publish(box: Outbox, stop: threading.Event) -> None:
+    """Send dead letters on until `stop`; while the broker is away they stay in the outbox."""
+    while not stop.wait(OUTBOX_SECONDS):
+        try:
+            while box.step():
+                pass
+        except Transient as error:
+            logger.warning("dead letters wait", reason=str(error), hint=error.hint)

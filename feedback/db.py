@@ -39,13 +39,13 @@ def connect(url: str) -> Engine:
     parsed = make_url(url)
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False})
+        engine = create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if backend == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, pool_pre_ping=True, isolation_level="SERIALIZABLE")
+        return create_engine(parsed, pool_pre_ping=True, isolation_level="SERIALIZABLE", hide_parameters=True)
     raise Misconfigured(
         f"database {backend!r} is not supported", hint="use sqlite:///PATH or postgresql://USER@HOST/NAME"
     )
