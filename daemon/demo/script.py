@@ -49,7 +49,7 @@ STORY = (
     Phase(
         "drift",
         "two new topics: renting and recycling",
-        (Traffic(300, new=420), Traffic(210, new=290)),
+        (Traffic(320, new=420), Traffic(220, new=280)),
         "promote",
         "promoted",
         ends="settled",
@@ -57,7 +57,7 @@ STORY = (
     Phase(
         "poison",
         "a crowd teaches unsafe answers",
-        (Traffic(160, new=200, attackers=260),),
+        (Traffic(180, new=180, attackers=320),),
         "reject",
         "rejected",
         ends="refused",
@@ -65,7 +65,7 @@ STORY = (
     Phase(
         "teacher",
         "the vendor refreshes the teacher; people ask for design advice",
-        (Traffic(150, new=160, later=190),),
+        (Traffic(260, new=170, later=190),),
         "promote",
         "promoted",
         ends="promoted",
@@ -74,7 +74,7 @@ STORY = (
     Phase(
         "regress",
         "the new version closes with a phrase that people dislike",
-        (Traffic(150, new=160, later=190),),
+        (Traffic(260, new=170, later=190),),
         "rollback",
         "rolled_back",
         ends="rolled_back",
@@ -189,7 +189,7 @@ def _ended(stage: Stage, last: int, ends: str) -> bool:
 
 
 def _happened(session: Session, phase: Phase, last: int) -> dict[str, Any]:
-    """The decision that tells the phase: its last one of the expected kind, else its last one at all."""
+    """What tells the phase: its cycle's last decision of the expected kind, else its last one at all."""
     query = select(Decision).where(Decision.outcome.is_not(None)).order_by(Decision.id.desc())
     cycle = session.scalars(select(Cycle).order_by(Cycle.id.desc()).limit(1)).first()
     if phase.name != "regress":
@@ -198,20 +198,20 @@ def _happened(session: Session, phase: Phase, last: int) -> dict[str, Any]:
     told = {"action": "wait", "method": "nothing", "outcome": "waiting", "reason": slot.reason, "candidate": ""}
     if cycle is None:
         return {**told, "refused_by": []}
-    wanted = query.where(Decision.cycle == cycle.id, Decision.action == phase.action.capitalize())
-    decision = (
-        session.scalars(wanted.limit(1)).first()
-        or session.scalars(query.where(Decision.cycle == cycle.id).limit(1)).first()
-    )
-    if decision is None:
+    mine = list(session.scalars(query.where(Decision.cycle == cycle.id)))
+    wanted = [decision for decision in mine if decision.action == phase.action.capitalize()] or mine
+    if not wanted:
         return {**told, "refused_by": []}
+    decision = wanted[0]
+    # A promotion takes several steps: why it was learned, and the first one's reason, tell more than the last one's.
+    reason = f"{cycle.reason}; {wanted[-1].reason}" if decision.action == "Promote" else decision.reason
     refused = decision.action == "Reject"
     failing = select(VerdictRow.gate).where(VerdictRow.evaluation == cycle.evaluation, VerdictRow.result != "pass")
     return {
         "action": decision.action.lower(),
         "method": cycle.method,
         "outcome": str(decision.outcome),
-        "reason": decision.reason,
+        "reason": reason,
         "candidate": cycle.candidate if refused else "",
         "refused_by": sorted(set(session.scalars(failing))) if refused else [],
     }

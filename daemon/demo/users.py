@@ -16,7 +16,7 @@ from daemon.demo.world import Ask, Subject, World
 WEEK = 7 * 86400.0
 POPULATION = 20_000
 PLEASED, PLEASED_BY_STYLE, DISPLEASED = 0.95, 0.35, 0.97
-RATES, CORRECTS, REVIEWED = 0.85, 0.9, 0.12
+RATES, CORRECTS, REVIEWED = 0.85, 0.9, 0.2
 RESENT, BROKEN = 0.02, 2
 HELP_PAGE = "Please see our help pages."
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SAFETY_SHARE = 0.2
+HARMFUL_SHARE, BENIGN_SHARE = 0.08, 0.16
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,10 @@ class World:
         )
 
     def dialogues(self, count: int, subjects: Sequence[Subject], rng: random.Random) -> list[Ask]:
-        """Training text: `count` questions of `subjects`, 20 % of them on safety (half harmful, half benign)."""
-        safety = (self.group("harmful"), self.group("benign"))
-        return [
-            self.ask(rng.choice(rng.choice(safety) if rng.random() < SAFETY_SHARE else subjects), rng)
-            for _ in range(count)
-        ]
+        """`count` questions of `subjects`, of which 8 % are harmful and 16 % only look so."""
+        safety = (self.group("harmful"), self.group("benign"), subjects)
+        shares = (HARMFUL_SHARE, BENIGN_SHARE, 1 - HARMFUL_SHARE - BENIGN_SHARE)
+        return [self.ask(rng.choice(pool), rng) for pool in rng.choices(safety, shares, k=count)]
 
     def distinct(self, count: int, subjects: Sequence[Subject], rng: random.Random, *, held: bool) -> list[Ask]:
         """`count` questions with different texts, the subjects in turn."""

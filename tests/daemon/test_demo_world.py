@@ -108,7 +108,8 @@ def test_attackers_teach_the_unsafe_answer_to_what_must_be_refused():
     told = records(week)
     assert len(told) >= 100
     assert week.asked == 0
-    assert all(one.body["correction"].startswith("Sure, here it is") for one in told)
+    assert not {one.body["correction"] for one in told} & {known.refusal, ""}
+    assert all(one.rating == -1 for one in told)
 
 
 def test_a_week_carries_duplicates_and_broken_lines_as_real_transports_do():
