@@ -19,12 +19,14 @@ from policies.errors import Misconfigured, Refused
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Teacher "self": `widen` its feed-forward layers to this width (0: as they are), then `teacher_*` as for a student.
+    """Teacher "self": `widen` its feed-forward layers to this width (0: as they are), then tune it for `teacher_epochs`
+    (or `teacher_steps`, where above 0) at a peak learning rate of `teacher_lr`, `teacher_batch` examples a step.
 
     `answers` to learn on: "teacher" (what the teacher says) or "reference" (what was recorded, where something was,
     and what the teacher says elsewhere); `ce`: share of plain cross-entropy on recorded ones. `top`: likeliest tokens
     kept beside the tail bucket. `max_new_tokens` of the teacher's answers, where the deployment says nothing.
-    `max_length` in tokens (0: the context). `steps` overrides `epochs` (0: by epochs). `warmup`: share of the steps.
+    `max_length` in tokens (0: the context). The student takes `epochs` (or `steps`, where above 0) at a peak `lr`,
+    `batch` answers a step; both begin with `warmup` (share of the steps) and have AdamW's `weight_decay`.
     `save_steps`: between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
     """
 

@@ -34,10 +34,12 @@ class Options:
 
     `quantisation` of the base while training: "", "nf4" or "int8". `max_length` in tokens (0: the base's context);
     longer examples are left out and counted. `batch` examples a step, `micro_batch` at once (0: all of them).
-    `sft`, `dpo`, `kto` switch a stage; `*_minimum` examples are needed for it; `*_epochs` and `*_lr` are its own.
-    `dpo_robust`: share of preferences taken to be flipped. `*_beta`: strength of the pull to the reference.
+    `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
+    it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
+    `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
-    `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on).
+    `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
+    AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
     """
 
