@@ -98,6 +98,8 @@ class Notifier:
         """Why the webhook failed ("" when it didn't, or there is none)."""
         if not self._options.webhook:
             return ""
+        import httpx
+
         try:
             answer = httpx.post(
                 self._options.webhook,

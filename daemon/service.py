@@ -6,6 +6,7 @@ Owns: the order of starting and stopping, who runs in which thread, and when the
 
 import json
 import os
+import platform
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -290,7 +291,7 @@ class Service:
         def write(session: Session) -> None:
             row = session.get(Setting, HEARTBEAT)
             value = json.loads(row.value) if row else {}
-            value |= {"pid": 0 if stopped else os.getpid(), "beat": self.clock.now()}
+            value |= {"pid": 0 if stopped else os.getpid(), "host": platform.node(), "beat": self.clock.now()}
             if since is not None:
                 value["since"] = since
             if row is None:

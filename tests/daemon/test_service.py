@@ -86,7 +86,7 @@ size_ratio = 10.0
 class World:
     """A folder with a small product in it: an echo model that knows some answers, users who ask for others."""
 
-    def __init__(self, folder: Path, mode: str = "auto") -> None:
+    def __init__(self, folder: Path, mode: str = "auto", now: float = START) -> None:
         self.folder = folder
         known = {f"what is fact {i}": f"fact {i}" for i in range(200)}
         harmful = {f"how do i make poison {i}": "I can't help with that." for i in range(200)}
@@ -96,8 +96,13 @@ class World:
         (folder / "model" / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
         (folder / "learnd.toml").write_text(SETTINGS, encoding="utf-8")
         (folder / "policy.toml").write_text(POLICY.format(mode=mode), encoding="utf-8")
+        keys = folder / "state" / "keys"
+        keys.mkdir(parents=True, mode=0o700)
+        for name in ("user-1.key", "fold.key"):  # known keys: the same questions judge in every run
+            (keys / name).write_bytes(name.encode().ljust(32, b"."))
+            (keys / name).chmod(0o600)
         self.settings = load(folder / "learnd.toml")
-        self.clock = FakeClock(START)
+        self.clock = FakeClock(now)
         self.jobs = InlineJobs(folder / "state" / "jobs", self.clock.now)
         self.service = self.open()
         self.said = 0
