@@ -340,7 +340,7 @@ def test_a_lost_training_job_is_started_again(world: World) -> None:
 
 def test_a_restart_at_any_tick_changes_nothing(world: World) -> None:
     world.corrections(80)
-    for _ in range(40):
+    for _ in range(12):
         world.service.ingest_once()
         world.service.tick()
         world.service.stop()
