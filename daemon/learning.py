@@ -15,7 +15,7 @@ from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.models import Ref
 from daemon.tables import Cycle, Slot, VersionRow
-from feedback import dataset, db, store
+from feedback import dataset, db, quarantine, store
 from feedback.dataset import Dataset
 from feedback.near import prompt_text
 from policies.actions import Train
@@ -36,6 +36,7 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
 
     Raises: Refused where no example can be drawn; Transient where the database is away.
     """
+    held = db.transact(context.engine, lambda session: _hold_back(session, context, slot, action))
     built = db.transact(context.engine, lambda session: _dataset(session, context, slot, action))
     if not built.seqs:
         raise Refused(
@@ -61,7 +62,13 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
         row.losses = row.losses + 1 if again else 0
 
     facts = {"dataset": built.hash, "card": built.card, "method": action.method, "step": action.step, "job": key}
+    facts["held"] = held
     return Answer(Outcome.TRAINING_STARTED, facts=facts, apply=apply)
+
+
+def _hold_back(session: Session, context: Context, slot: Slot, action: Train) -> int:
+    """Ask `policies.trust` about the window's raters before anything is drawn from it; how many records are held."""
+    return quarantine.sweep(session, slot.deployment, *action.window, context.clock.now())
 
 
 def _dataset(session: Session, context: Context, slot: Slot, action: Train) -> Dataset:

@@ -41,6 +41,8 @@ def sweep(
         select(Record.seq, Record.user_hash, Record.ingested, Record.prompt_hash, Record.rating, Record.body)
         .where(Record.deployment == deployment, Record.seq > first, Record.seq <= last)
         .where(Record.kind == "feedback", Record.state == "live", Record.user_hash != "")
+        # What a person has let go is not held again by a rule.
+        .where(Record.seq.not_in(select(Held.seq).where(Held.ending == "released")))
         .execution_options(yield_per=CHUNK)
     )
     records = [_rater_record(*row) for row in session.execute(query)]
