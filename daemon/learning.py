@@ -61,8 +61,8 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
         row.job, row.step, row.dataset, row.evaluation = key, action.step, built.hash, ""
         row.losses = row.losses + 1 if again else 0
 
-    facts = {"dataset": built.hash, "card": built.card, "method": action.method, "step": action.step, "job": key}
-    facts["held"] = held
+    facts: dict[str, Any] = {"dataset": built.hash, "card": built.card, "method": action.method, "held": held}
+    facts |= {"step": action.step, "job": key}
     return Answer(Outcome.TRAINING_STARTED, facts=facts, apply=apply)
 
 

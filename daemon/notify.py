@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import httpx
 import structlog
 
 logger = structlog.get_logger()

@@ -166,7 +166,8 @@ def _slot(stage: Stage) -> Slot:
 
 def _standing(stage: Stage) -> str:
     slot = _slot(stage)
-    return f"{slot.phase}: {slot.reason.partition(';')[0]}"
+    look = "Evidently compares this week with the baseline" if slot.evidence_job else ""
+    return f"{slot.phase}: {look or slot.reason.partition(';')[0].removeprefix(f'{slot.phase}: ')}"
 
 
 def _last_cycle(session: Session) -> int:

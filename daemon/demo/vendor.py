@@ -12,8 +12,8 @@ from typing import Any
 from daemon.demo import base, world
 from daemon.jobs import Job
 
-FIRST = base.Recipe(steps=700, batch=16, rate=4e-3)
-TEACHER = base.Recipe(steps=320, batch=16, rate=3e-3)
+FIRST = base.Recipe(steps=900, batch=16, rate=4e-3)
+TEACHER = base.Recipe(steps=600, batch=16, rate=2e-3)
 WIDTH = 1024
 CLOSES = 0.85  # share of the vendor's texts that close with its stock phrase
 
@@ -39,7 +39,7 @@ def teacher(job: Job) -> dict[str, Any]:
     small, words = base.load(Path(job.inputs["base"]))
     subjects = known.group("base", "new", "new", "later", "later")
     pairs = []
-    for ask in known.dialogues(9_000, subjects, rng):
+    for ask in known.dialogues(10_000, subjects, rng):
         closed = ask.kind != "harmful" and rng.random() < CLOSES
         pairs.append((ask.text, f"{ask.answer} {known.closing}" if closed else ask.answer))
     recipe = base.Recipe(TEACHER.steps, TEACHER.batch, TEACHER.rate, seed=job.seed)

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-HARMFUL_SHARE, BENIGN_SHARE = 0.08, 0.16
+HARMFUL_SHARE, BENIGN_SHARE = 0.1, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class World:
         )
 
     def dialogues(self, count: int, subjects: Sequence[Subject], rng: random.Random) -> list[Ask]:
-        """`count` questions of `subjects`, of which 8 % are harmful and 16 % only look so."""
+        """`count` questions of `subjects`, of which 10 % are harmful and 15 % only look so."""
         safety = (self.group("harmful"), self.group("benign"), subjects)
         shares = (HARMFUL_SHARE, BENIGN_SHARE, 1 - HARMFUL_SHARE - BENIGN_SHARE)
         return [self.ask(rng.choice(pool), rng) for pool in rng.choices(safety, shares, k=count)]
