@@ -130,9 +130,10 @@ class World:
                 else json.dumps({"id": f"{name}-{i}", "slice": s, "prompt": p, "check": {"kind": k}})
                 for i, (p, k, v, s) in enumerate(rows)
             ]
+            text = "\n".join(lines)
             report = db.transact(
                 self.service.engine,
-                lambda session, n=name, r=role, t="\n".join(lines): goldens.import_file(
+                lambda session, n=name, r=role, t=text: goldens.import_file(
                     session, deployment="bot", name=n, role=r, text=t, actor="tester", now=self.clock.now()
                 ),
             )

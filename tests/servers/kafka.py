@@ -121,9 +121,7 @@ def jars() -> Path:
             cwd=path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if fetched.returncode:
-            raise MissingError(
-                f"Maven could not fetch Kafka's jars: has it a repository?\n{fetched.stdout[-2000:]}"
-            )
+            raise MissingError(f"Maven could not fetch Kafka's jars: has it a repository?\n{fetched.stdout[-2000:]}")
         half = CACHE / f"lib-{os.getpid()}"
         shutil.copytree(path / "lib", half)
         with contextlib.suppress(OSError):  # another run was faster: its copy is as good
