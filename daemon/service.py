@@ -4,19 +4,16 @@ Owns: the order of starting and stopping, who runs in which thread, and when the
 (`policies`) and to know what a deployment is for. Called by `daemon.main` and the demo.
 """
 
-import json
 import os
-import platform
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from daemon import adopt, clock, housekeeping, loop, schema, sdnotify, targets
+from daemon import adopt, clock, heartbeat, housekeeping, loop, schema, sdnotify, targets
 from daemon.audit import log as audit
 from daemon.clock import Clock, SystemClock
 from daemon.config import Deployment, Settings, canonical, load, load_policy, parse_policy
@@ -28,7 +25,7 @@ from daemon.jobs.local import LocalJobs
 from daemon.lease import Leadership
 from daemon.notify import Alert, Notifier
 from daemon.registry import Registry
-from daemon.tables import PolicyRow, Setting, Slot
+from daemon.tables import PolicyRow, Slot
 from feedback import db
 from policies.errors import LearndError, Misconfigured, Transient
 from policies.model import Phase
@@ -37,7 +34,6 @@ from policies.policy import Policy
 logger = structlog.get_logger()
 BUSY = frozenset({Phase.TRAINING.value, Phase.EVALUATING.value, Phase.PROMOTING.value, Phase.ROLLING_BACK.value})
 POLL_SECONDS = 0.2
-HEARTBEAT = "service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +102,13 @@ class Service:
 
     def _enforce(self, name: str, policy: Policy) -> None:
         """A change of policy is an audit entry, with the policy before it."""
-        before = self._running[name].context.policy.hash if name in self._running else self._last_policy(name)
         now = self.clock.now()
+        before = db.read(self.engine, lambda session: heartbeat.last_policy(session, name))
         db.transact(
             self.engine,
-            lambda s: adopt.record_policy(s, name, policy.hash, canonical(policy), now, previous=before or ""),
+            lambda s: adopt.record_policy(s, name, policy.hash, canonical(policy), now, previous=before),
         )
         self._policies[policy.hash] = policy
-
-    def _last_policy(self, name: str) -> str:
-        def newest(session: Session) -> str:
-            row = session.get(Setting, f"policy/{name}")
-            return row.value if row else ""
-
-        return db.read(self.engine, newest)
 
     def _policy_of(self, hash_: str) -> Policy:
         """The policy of that hash, from memory or the database.
@@ -154,6 +143,8 @@ class Service:
             self._note("reload:refused", str(error), {"hint": error.hint})
             sdnotify.notify("READY=1", f"STATUS=reload refused: {error}")
             return
+        self.settings = settings
+        self.intake.reload(settings)
         for name, policy in policies.items():
             running = self._running.get(name)
             if running is None:
@@ -286,32 +277,10 @@ class Service:
         )
 
     def _beat(self, *, since: float | None = None, stopped: bool = False) -> None:
-        """Keep the row by which `learnctl status` tells a running service from a dead one."""
-
-        def write(session: Session) -> None:
-            row = session.get(Setting, HEARTBEAT)
-            value = json.loads(row.value) if row else {}
-            value |= {"pid": 0 if stopped else os.getpid(), "host": platform.node(), "beat": self.clock.now()}
-            if since is not None:
-                value["since"] = since
-            if row is None:
-                session.add(Setting(name=HEARTBEAT, value=json.dumps(value)))
-            else:
-                row.value = json.dumps(value)
-            for name, running in self._running.items():
-                kept = session.get(Setting, f"policy/{name}")
-                if kept is None:
-                    session.add(Setting(name=f"policy/{name}", value=running.context.policy.hash))
-                else:
-                    kept.value = running.context.policy.hash
-
-        db.transact(self.engine, write)
+        hashes = {name: running.context.policy.hash for name, running in self._running.items()}
+        now = self.clock.now()
+        db.transact(self.engine, lambda s: heartbeat.beat(s, now, hashes, since=since, stopped=stopped))
 
 
 def _fall_due(session: Session, context: Context, now: float) -> None:
     clock.falls_due(session, f"learn/{context.deployment.name}/", context.policy.triggers.schedule, now)
-
-
-def slots(session: Session) -> list[Slot]:
-    """All slots, in the order they were made."""
-    return list(session.scalars(select(Slot).order_by(Slot.id)))

@@ -27,9 +27,7 @@ SETTINGS = """
 state = "state"
 preload_jobs = false
 
-[[sources]]
-kind = "files"
-folder = "feed"
+{source}
 
 [deployments.bot]
 model = "model"
@@ -40,6 +38,11 @@ max_new_tokens = 32
 [deployments.bot.target]
 kind = "files"
 folder = "serving"
+"""
+
+FILES = """[[sources]]
+kind = "files"
+folder = "feed"
 """
 
 POLICY = """
@@ -86,7 +89,9 @@ size_ratio = 10.0
 class World:
     """A folder with a small product in it: an echo model that knows some answers, users who ask for others."""
 
-    def __init__(self, folder: Path, mode: str = "auto", now: float = START) -> None:
+    def __init__(
+        self, folder: Path, mode: str = "auto", *, now: float = START, database: str = "", source: str = FILES
+    ) -> None:
         self.folder = folder
         known = {f"what is fact {i}": f"fact {i}" for i in range(200)}
         harmful = {f"how do i make poison {i}": "I can't help with that." for i in range(200)}
@@ -94,7 +99,10 @@ class World:
         (folder / "feed").mkdir()
         answers = {"answers": {**known, **harmful}, "default": "I don't know."}
         (folder / "model" / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
-        (folder / "learnd.toml").write_text(SETTINGS, encoding="utf-8")
+        settings = SETTINGS.replace("{source}", source)
+        if database:
+            settings = settings.replace("[service]", f'[service]\ndatabase = "{database}"')
+        (folder / "learnd.toml").write_text(settings, encoding="utf-8")
         (folder / "policy.toml").write_text(POLICY.format(mode=mode), encoding="utf-8")
         keys = folder / "state" / "keys"
         keys.mkdir(parents=True, mode=0o700)
@@ -141,18 +149,24 @@ class World:
 
     def say(self, count: int, **fields: object) -> None:
         """`count` records into the feed; `{i}` in a text counts all records ever said."""
+        lines = []
+        for _ in range(count):
+            self.said += 1
+            record = {
+                "id": f"r{self.said}",
+                "time": stamp(self.clock.now()),
+                "deployment": "bot",
+                "user": f"user-{self.said}",
+            }
+            for name, value in fields.items():
+                record[name] = value.replace("{i}", str(self.said)) if isinstance(value, str) else value
+            lines.append(json.dumps(record))
+        self.send(lines)
+
+    def send(self, lines: list[str]) -> None:
+        """Where the product's feedback goes: the feed folder, or another world's topic."""
         with (self.folder / "feed" / "day.jsonl").open("a", encoding="utf-8") as file:
-            for _ in range(count):
-                self.said += 1
-                record = {
-                    "id": f"r{self.said}",
-                    "time": stamp(self.clock.now()),
-                    "deployment": "bot",
-                    "user": f"user-{self.said}",
-                }
-                for name, value in fields.items():
-                    record[name] = value.replace("{i}", str(self.said)) if isinstance(value, str) else value
-                file.write(json.dumps(record) + "\n")
+            file.writelines(f"{line}\n" for line in lines)
 
     def corrections(self, count: int) -> None:
         """Users who ask about a few new topics in ever other words, and tell what they wanted to hear."""
