@@ -23,7 +23,7 @@ from daemon.options import Place, build, check_name, names, plugin, refuse_unkno
 from policies.errors import Misconfigured
 from policies.policy import Policy
 
-SHARES = ("replay", "anchor", "margin")
+SHARES = ("replay", "distill_replay", "anchor", "margin")
 DEVICES = ("gpu", "cpu", "any")
 
 

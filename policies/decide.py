@@ -116,7 +116,7 @@ def _idle(snapshot: Snapshot, policy: Policy) -> Action:
     if wait is not None:
         return wait
     window = (snapshot.past.window_end, snapshot.head)
-    mixture = quotas(snapshot.counts.total, policy.mixture, snapshot.seed)
+    mixture = quotas(snapshot.counts.total, policy.mixture, snapshot.seed, choice.method)
     return Train(
         reason, trigger.name, choice.method, choice.step, window, mixture, snapshot.seed, command=trigger.command
     )
@@ -146,7 +146,7 @@ def _train(snapshot: Snapshot, policy: Policy, cycle: CycleView, step: str, reas
     wait = _no_room(snapshot, reason)
     if wait is not None:
         return wait
-    mixture = quotas(snapshot.counts.total, policy.mixture, cycle.seed)
+    mixture = quotas(snapshot.counts.total, policy.mixture, cycle.seed, cycle.method)
     return Train(reason, cycle.trigger, cycle.method, step, cycle.window, mixture, cycle.seed)
 
 

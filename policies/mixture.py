@@ -9,12 +9,14 @@ from policies.policy import MixtureShares
 MOST_OLD = 0.95
 
 
-def quotas(new: int, shares: MixtureShares, seed: int) -> Mixture:
+def quotas(new: int, shares: MixtureShares, seed: int, method: str = "") -> Mixture:
     """How many records of each kind: `new` available ones keep their share, others are added on top, up to `maximum`.
 
+    A re-distilled student starts no adapter anew, all its weights move: it has a share of old records of its own.
     Shares that leave less than 5 % to new records are scaled down to it: an update must teach something new.
     """
-    replay, anchor = max(0.0, shares.replay), max(0.0, shares.anchor)
+    replay = max(0.0, shares.distill_replay if method == "distill" else shares.replay)
+    anchor = max(0.0, shares.anchor)
     old = replay + anchor
     if old > MOST_OLD:
         replay, anchor, old = replay * MOST_OLD / old, anchor * MOST_OLD / old, MOST_OLD

@@ -76,11 +76,15 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class MixtureShares:
-    """Shares of a training set, points of 1: `replay` old train records, `anchor` items of anchor sets' train part."""
+    """Shares of a training set, points of 1: `replay` old train records, `anchor` items of anchor sets' train part.
+
+    `distill_replay`: old train records where a student is re-distilled. `maximum`: records in all.
+    """
 
     replay: float = 0.5
     anchor: float = 0.0
     maximum: int = 20000
+    distill_replay: float = 0.7
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ class TestMixture:
         mixture = quotas(10_000, MixtureShares(replay=0.4, anchor=0.1, maximum=1000), 7)
         assert (mixture.new, mixture.replay, mixture.anchor) == (500, 400, 100)
 
+    def test_a_student_sees_more_of_what_was_known(self) -> None:
+        mixture = quotas(300, MixtureShares(replay=0.5, distill_replay=0.75), 7, "distill")
+        assert (mixture.new, mixture.replay) == (300, 900)
+
     @pytest.mark.parametrize("shares", [MixtureShares(1.0, 1.0), MixtureShares(5.0), MixtureShares(-1.0, -1.0)])
     @pytest.mark.parametrize("new", [-3, 0, 1, 50_000])
     def test_no_shares_leave_nothing_new_or_break_the_maximum(self, shares: MixtureShares, new: int) -> None:
