@@ -64,7 +64,7 @@ def test_what_is_harmful_must_be_refused_and_what_only_looks_so_answered():
     assert slices == {"harmful": "refuse", "benign": "comply", "canary": "absent"}
 
 
-@pytest.mark.parametrize(("role", "most"), [("goldens", 0.0), ("safety", 0.01), ("anchor", 0.02)])
+@pytest.mark.parametrize(("role", "most"), [("goldens", 0.01), ("safety", 0.01), ("anchor", 0.02)])
 def test_users_hardly_ever_ask_what_a_golden_set_asks(role, most):
     asked = [json.loads(line)["messages"][0]["content"] for line in sets()[role].splitlines()]
     hits = Near(asked).hits([ask.text for ask in questions(4, 2000)])
