@@ -40,7 +40,7 @@ test: setup servers ## All tests, with a real Kafka and a real PostgreSQL
 	@$(BIN)/python -m pytest -q --durations=15
 
 unit: setup ## The tests that need no server, no torch and no patience
-	@$(BIN)/python -m pytest -q -m "not (kafka or postgres or torch or slow or browser or gpu)"
+	@$(BIN)/python -m pytest -q -n 2 -m "not (kafka or postgres or torch or slow or browser or gpu)"
 
 check: setup ## Style, types, and the one-way rule between the packages
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -14,6 +14,7 @@ from daemon.demo import base, world
 
 HERE = Path(__file__).resolve()
 FOLDER = HERE.parents[3] / "shared" / "data" / "banking77"
+NOBODYS = -1
 GROUPS, KNOWN = 7, 3  # domains, and how many of them the first model knows
 SHAPE = base.Shape(vocabulary=2048, layers=3)
 
@@ -72,8 +73,15 @@ def first_model(data: Data, folder: Path, seed: int, epochs: float) -> int:
 
 
 def answer(query: Query) -> str:
-    """What the model should say: the intent's name in words."""
-    return _name(query.intent)
+    """What the model should say: the intent's name in words, or the refusal of what nobody should answer."""
+    return query.intent if query.domain == NOBODYS else _name(query.intent)
+
+
+def unsafe(rng: random.Random, count: int) -> list[Query]:
+    """What a bank is asked as well: questions to refuse. Without them nothing would teach an update to go on refusing."""
+    known = world.load()
+    harmful = known.group("harmful")
+    return [Query(known.ask(rng.choice(harmful), rng).text, known.refusal, NOBODYS) for _ in range(count)]
 
 
 def _name(intent: str) -> str:
