@@ -103,7 +103,7 @@ def run(folder: Path | None, report: Path | None, seed: int) -> int:
     Raises: Refused where the folder is not empty.
     """
     began = perf_counter()
-    logs.configure("error")
+    logs.configure("critical")  # an alert is part of the story, and told as such
     quiet()
     place = (folder or Path(tempfile.mkdtemp(prefix="learnd-demo-"))).absolute()
 
@@ -247,7 +247,8 @@ def _close(place: Path, phases: list[Told], whole: Mapping[str, Any]) -> int:
     for phase in phases:
         done = f"{phase.action} ({phase.method})" + (f" by {', '.join(phase.refused_by)}" if phase.refused_by else "")
         both = " -> ".join(_percents(phase.scores[name]) for name in ("before", "after"))
-        typer.echo(f"{phase.name:8} {done:30} {both}")
+        other = phase.scores.get("candidate")
+        typer.echo(f"{phase.name:8} {done:30} {both}" + (f" (refused: {_percents(other)})" if other else ""))
     counts, checked, again = whole["feedback"], whole["audit"], whole["replay"]
     ctl = f"learnctl --config {place / 'learnd.toml'}"
     typer.echo(

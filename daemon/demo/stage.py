@@ -32,7 +32,7 @@ NAME = "shop-assistant"
 VENDOR = "demo.vendor"
 TOLD_SECONDS = 5.0
 POLL_SECONDS, POLL_MOVES = 0.1, 30.0  # a job's tenth of a second is half a minute of the little world
-WEEKS = 10
+WEEKS = 7.4  # of the story, so that it ends about now
 LONGEST_ANSWER = 40
 EXAM = 40
 
@@ -54,6 +54,7 @@ class Stage:
 
     def _layout(self) -> None:
         _clear(self.folder)
+        (self.folder / "state").mkdir(parents=True, mode=0o700)
         for name in ("feed", "policies", "goldens", "vendor", "state/keys"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "learnd.toml").write_text(_template("learnd.toml"), encoding="utf-8")
