@@ -11,7 +11,7 @@ from daemon import baselines, judging, learning, serving
 from daemon.answer import Answer, Apply, nothing
 from daemon.context import Context
 from daemon.tables import Cycle, MeasurementRow, Slot, VersionRow
-from feedback import quarantine
+from feedback import db, quarantine
 from feedback.tables import DatasetRow
 from policies import actions
 from policies.actions import Action
@@ -79,9 +79,8 @@ def evaluate(context: Context, slot: Slot, cycle: Cycle) -> Answer:
 
 
 def _judged(context: Context, cycle: Cycle) -> bool:
-    with Session(context.engine.execution_options(learnd_reads=True)) as session:
-        query = select(MeasurementRow.id).where(MeasurementRow.evaluation == cycle.evaluation).limit(1)
-        return session.scalar(query) is not None
+    query = select(MeasurementRow.id).where(MeasurementRow.evaluation == cycle.evaluation).limit(1)
+    return db.read(context.engine, lambda session: session.scalar(query)) is not None
 
 
 def ask(context: Context, cycle: Cycle) -> Answer:

@@ -55,8 +55,8 @@ class Plan:
     exam: int
 
 
-FULL = Plan(intents=11, arriving=4, epochs=12.0, old=1000, votes=600, goldens=600, minimum=1200, exam=10_000)
-QUICK = Plan(intents=3, arriving=1, epochs=12.0, old=400, votes=250, goldens=200, minimum=350, exam=120)
+FULL = Plan(intents=11, arriving=4, epochs=12.0, old=1000, votes=600, goldens=600, minimum=1900, exam=10_000)
+QUICK = Plan(intents=3, arriving=1, epochs=12.0, old=900, votes=250, goldens=200, minimum=1700, exam=120)
 
 CONFIG = """
 [service]
@@ -95,8 +95,8 @@ device = "cpu"
 deadline_hours = 3.0
 max_depth = 100
 [method.options.lora]
-sft_epochs = 6.0
-sft_lr = 4e-3
+sft_epochs = 5.0
+sft_lr = 3e-3
 batch = 32
 dpo = false
 kto = false
