@@ -66,7 +66,7 @@ def export(
 def replay(context: typer.Context, json: Json = False) -> None:
     """Judge every past decision again from its inputs.
 
-    Exit 1 where one comes out different.
+    Exit 1 where one comes out different, or can't be judged again.
 
     Example: learnctl audit replay
     """
@@ -81,5 +81,5 @@ def replay(context: typer.Context, json: Json = False) -> None:
         for name in ("different", "unreplayable"):
             for row in told[name]:
                 render.say(f"  {name}: {row['what']} {row['id']} was {row['was']}, now {row['now']}")
-    if told["different"]:
+    if told["different"] or told["unreplayable"]:
         raise typer.Exit(REFUSED)
