@@ -79,6 +79,8 @@ class Stage:
             if step % 100 == 0:
                 self.tell(f"first model: {step} of {steps} steps, loss {loss:.2f}")
 
+        # Importing Evidently takes ten seconds: let it happen on the second core meanwhile.
+        self.service.jobs.start(JobSpec("demo.warm", "drift", "daemon.demo.vendor:warm"))
         vendor.first(model, self.seed, progress)
         self.service.start()
         for role, text in world.golden_sets(self.world, random.Random(f"goldens {self.seed}")).items():
