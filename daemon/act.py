@@ -12,7 +12,7 @@ from daemon.answer import Answer, Apply, nothing
 from daemon.context import Context
 from daemon.tables import Cycle, MeasurementRow, Slot, VersionRow
 from feedback import db, quarantine
-from feedback.tables import DatasetRow
+from feedback.tables import Record
 from policies import actions
 from policies.actions import Action
 from policies.errors import Corrupt, Misconfigured, Refused, Transient
@@ -105,7 +105,7 @@ def reject(context: Context, cycle: Cycle, action: actions.Reject, snapshot: Sna
         if row is not None and row.state == "candidate":
             row.state = "rejected"
         if HOLDS in action.refused_by and kept.step != learning.TEACHER:
-            held = dataset_new(session, kept)
+            held = learnable(session, slot, kept)
             quarantine.hold(session, held, f"in the training data of {version}, which safety refused", now)
             slot.window_end = kept.window_last
         else:
@@ -116,10 +116,17 @@ def reject(context: Context, cycle: Cycle, action: actions.Reject, snapshot: Sna
     return Answer(Outcome.REJECTED, facts=facts, apply=apply)
 
 
-def dataset_new(session: Session, cycle: Cycle) -> list[int]:
-    """The sequence numbers of the cycle's window that its dataset used."""
-    seqs = session.scalar(select(DatasetRow.seqs).where(DatasetRow.hash == cycle.dataset)) or []
-    return [int(s) for s in seqs if cycle.window_first < int(s) <= cycle.window_last]
+def learnable(session: Session, slot: Slot, cycle: Cycle) -> list[int]:
+    """Every record of the cycle's window that could teach: what its dataset left out would come back by replay."""
+    query = select(Record.seq).where(
+        Record.deployment == slot.deployment,
+        Record.seq > cycle.window_first,
+        Record.seq <= cycle.window_last,
+        Record.fold == "train",
+        Record.usable != "",
+        Record.state == "live",
+    )
+    return list(session.scalars(query))
 
 
 def settle(context: Context, slot: Slot, cycle: Cycle, action: actions.Settle) -> Answer:
