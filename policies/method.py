@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from policies.model import DriftReport, Snapshot, VersionView
 from policies.policy import Policy
+from policies.triggers import newer_teacher
 from policies.words import listed
 
 LARGE_SHARE = 0.5
@@ -21,8 +22,8 @@ class Choice:
     reason: str
 
 
-def choose(snapshot: Snapshot, policy: Policy, trigger: str = "") -> Choice:
-    """The repair that `trigger` asks for, of those that the policy allows.
+def choose(snapshot: Snapshot, policy: Policy) -> Choice:
+    """The repair that the slot needs, of those that the policy allows, whatever asked for it first.
 
     A re-distillation repairs what adapters can't: a stack of them, a teacher that is newer than its student, a drift of
     questions and answers at once. Else the LoRA update, which is cheaper. Its first step is always the teacher, which
@@ -30,7 +31,7 @@ def choose(snapshot: Snapshot, policy: Policy, trigger: str = "") -> Choice:
     """
     allowed = policy.method.allowed
     can_distill = "distill" in allowed and bool(policy.method.teacher)
-    why = _why_distill(snapshot, policy, trigger)
+    why = _why_distill(snapshot, policy)
     if why and can_distill:
         return Choice("distill", "teacher", f"re-distillation: {why}")
     if "lora" in allowed:
@@ -56,8 +57,8 @@ def large(report: DriftReport | None) -> bool:
     return bool(report.columns) and drifted >= LARGE_SHARE * len(report.columns)
 
 
-def _why_distill(snapshot: Snapshot, policy: Policy, trigger: str) -> str:
-    if trigger == "teacher":
+def _why_distill(snapshot: Snapshot, policy: Policy) -> str:
+    if newer_teacher(snapshot, policy):
         return "the teacher was refreshed"
     depth = snapshot.champion.depth if snapshot.champion else 0
     if depth >= policy.method.distill_depth:

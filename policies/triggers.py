@@ -44,7 +44,7 @@ def fired(snapshot: Snapshot, policy: Policy) -> Trigger | None:
     report = confirmed(snapshot, policy)
     if policy.triggers.drift and report is not None:
         return Trigger("drift", f"drift of {report.kind or 'the data'}: {report.reason}")
-    teacher = _teacher(snapshot, policy)
+    teacher = newer_teacher(snapshot, policy) if policy.triggers.teacher else ""
     if teacher:
         return Trigger("teacher", teacher)
     usable = snapshot.counts.total
@@ -68,9 +68,10 @@ def confirmed(snapshot: Snapshot, policy: Policy) -> DriftReport | None:
     return None if answered else report
 
 
-def _teacher(snapshot: Snapshot, policy: Policy) -> str:
+def newer_teacher(snapshot: Snapshot, policy: Policy) -> str:
+    """Why the policy's teacher has more to tell than the one that the champion learned from, "" when it hasn't."""
     teacher = snapshot.teacher
-    if not (policy.triggers.teacher and "distill" in policy.method.allowed and teacher.configured):
+    if "distill" not in policy.method.allowed or not teacher.configured:
         return ""
     if teacher.configured != teacher.used:
         return f"the teacher {teacher.configured} is not the one that the champion learned from"

@@ -11,7 +11,7 @@ from policies.model import Claim, Evidence, Result, Verdict
 from policies.stats import holm, items_needed, mcnemar, paired_difference
 from policies.words import about, count, interval, percent
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,11 @@ def _flips(pairs: tuple[Pair, ...], limit: float) -> Claim:
 
 
 def slice_claims(groups: dict[str, list[Pair]], error: float) -> list[Claim]:
-    """One claim a slice: refused where harm is proven with all slices considered, `unproven` where it is too small."""
-    names = sorted(groups)
+    """One claim a slice: refused where harm is proven with all slices considered, `unproven` where it is too small.
+
+    A set that is a single slice has none: the claim about the whole, with its margin, has spoken of every item already.
+    """
+    names = sorted(groups) if len(groups) > 1 else []
     lost = [sum(pair.gain < 0 for pair in groups[name]) for name in names]
     won = [sum(pair.gain > 0 for pair in groups[name]) for name in names]
     p_values = [mcnemar(worse, better) for worse, better in zip(lost, won, strict=True)]

@@ -11,7 +11,7 @@ from policies.gates.regression import margin_claim, slice_claims
 from policies.model import Claim, Evidence, Result, Verdict
 from policies.stats import mean_interval
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,11 @@ class TestIdle:
         training = act(slot(teacher=TeacherView("teachers/2", "teachers/1")), with_teacher)
         assert (training.trigger, training.method, training.step) == ("teacher", "distill", "teacher")
 
+    def test_a_new_teacher_is_learned_from_also_where_drift_asked_first(self) -> None:
+        with_teacher = replace(POLICY, method=Method(teacher="teachers/2"))
+        training = act(slot(teacher=TeacherView("teachers/2", "teachers/1"), evidence_drift=drift()), with_teacher)
+        assert (training.trigger, training.method) == ("drift", "distill")
+
     def test_a_due_schedule_asks_for_an_update(self) -> None:
         assert act(slot(schedule_due=True)).trigger == "schedule"
 
@@ -194,33 +199,35 @@ class TestIdle:
 
 class TestMethod:
     @pytest.mark.parametrize(
-        ("allowed", "teacher", "trigger", "changes", "expected"),
+        ("allowed", "teacher", "changes", "expected"),
         [
-            (("lora", "distill"), "", "volume", {}, "lora"),
-            (("lora", "distill"), "t", "volume", {}, "lora"),
-            (("lora", "distill"), "t", "teacher", {}, "distill"),
-            (("lora", "distill"), "t", "drift", {"evidence_drift": drift("both")}, "distill"),
-            (("lora", "distill"), "", "drift", {"evidence_drift": drift("both")}, "lora"),
-            (("lora", "distill"), "t", "volume", {"champion": replace(CHAMPION, depth=6)}, "distill"),
-            (("lora",), "t", "volume", {"champion": replace(CHAMPION, depth=6)}, "lora"),
-            (("distill",), "t", "volume", {}, "distill"),
-            (("distill",), "", "volume", {}, "nothing"),
-            (("lora", "echo"), "", "volume", {}, "lora"),
-            (("echo",), "", "volume", {}, "echo"),
-            ((), "", "volume", {}, "nothing"),
+            (("lora", "distill"), "", {}, "lora"),
+            (("lora", "distill"), "t", {}, "lora"),
+            (("lora", "distill"), "t", {"teacher": TeacherView("t", "s")}, "distill"),
+            (("lora",), "t", {"teacher": TeacherView("t", "s")}, "lora"),
+            (("lora", "distill"), "self", {"teacher": TeacherView("self", "self", age=91 * 24 * HOUR)}, "distill"),
+            (("lora", "distill"), "t", {"evidence_drift": drift("both")}, "distill"),
+            (("lora", "distill"), "", {"evidence_drift": drift("both")}, "lora"),
+            (("lora", "distill"), "t", {"champion": replace(CHAMPION, depth=6)}, "distill"),
+            (("lora",), "t", {"champion": replace(CHAMPION, depth=6)}, "lora"),
+            (("distill",), "t", {}, "distill"),
+            (("distill",), "", {}, "nothing"),
+            (("lora", "echo"), "", {}, "lora"),
+            (("echo",), "", {}, "echo"),
+            ((), "", {}, "nothing"),
         ],
     )
-    def test_is_chosen_for_the_trigger_of_those_allowed(
-        self, allowed: tuple[str, ...], teacher: str, trigger: str, changes: dict[str, Any], expected: str
+    def test_is_chosen_by_what_the_slot_needs_of_those_allowed(
+        self, allowed: tuple[str, ...], teacher: str, changes: dict[str, Any], expected: str
     ) -> None:
         policy = replace(POLICY, method=Method(allowed=allowed, teacher=teacher))
-        choice = choose(slot(**changes), policy, trigger)
+        choice = choose(slot(**{"teacher": TeacherView(teacher, teacher), **changes}), policy)
         assert choice.method == expected
         assert choice.reason
 
     def test_says_why_not_the_dearer_one(self) -> None:
         stacked = slot(champion=replace(CHAMPION, depth=9))
-        reason = choose(stacked, POLICY, "volume").reason
+        reason = choose(stacked, POLICY).reason
         assert "9 adapter updates are stacked, 6 are allowed, but the policy names no teacher" in reason
 
 

@@ -248,6 +248,14 @@ def test_a_slice_that_is_proven_harmed_refuses_although_the_whole_is_fine() -> N
     assert verdict.reason.startswith("slice rare: 8 lost, 0 won of 10: harm is proven")
 
 
+def test_a_set_of_one_slice_is_judged_by_its_margin_alone() -> None:
+    options = regression.Options(margin=0.1, cumulative_margin=0.2)
+    candidate = evidence("new", goldens=(0.0,) * 6 + (1.0,) * 194)
+    verdict = regression.judge(candidate, evidence("old", goldens=(1.0,) * 200), None, options)
+    assert verdict.result is Result.PASS
+    assert not any(claim.name.startswith("slice") for claim in verdict.claims)
+
+
 def test_a_slice_too_small_to_show_harm_is_listed_as_unproven() -> None:
     candidate, champion = (
         replace(e, measurements=tuple(replace(m, slice="tiny") if m.item == "i000" else m for m in e.measurements))
