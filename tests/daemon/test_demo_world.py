@@ -16,7 +16,7 @@ from policies.model import SetView
 from policies.power import power
 
 NOW = 1_700_000_000.0
-SIZES = {"goldens": 300, "anchor": 150, "safety": 310}
+SIZES = {"goldens": 300, "anchor": 150, "safety": 370}
 DEMO = Path(world.__file__).parent
 
 
