@@ -36,8 +36,8 @@ servers: ## Install what the tests start: Java and Maven (Kafka), PostgreSQL
 demo: setup ## Play a small product's weeks through the real loop (about 6 minutes on 2 cores)
 	@$(BIN)/learnd demo --dir $(DEMO_DIR)
 
-test: setup servers ## All tests, with a real Kafka and a real PostgreSQL
-	@$(BIN)/python -m pytest -q --durations=15
+test: setup servers ## All tests, with a real Kafka and a real PostgreSQL; a file at a time on each of two cores
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 unit: setup ## The tests that need no server, no torch and no patience
 	@$(BIN)/python -m pytest -q -n 2 -m "not (kafka or postgres or torch or slow or browser or gpu)"
