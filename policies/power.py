@@ -10,7 +10,7 @@ from typing import Any
 
 from policies import gates
 from policies.model import SetView
-from policies.stats import items_for_rate, items_needed, provable_margin
+from policies.sizes import items_for_rate, items_needed, provable_margin
 from policies.words import about, count, percent
 
 POWER = 0.95
