@@ -152,7 +152,8 @@ class World:
         share = max(float(np.mean(right)), 1e-9)
         lost = right & self._bits(len(right), (disagreement - gain) / 2 / share)
         won = ~right & self._bits(len(right), (disagreement + gain) / 2 / max(1 - share, 1e-9))
-        return (right & ~lost) | won
+        answers: Bits = (right & ~lost) | won
+        return answers
 
     def _evidence(
         self, name: str, goldens: Bits, old: Bits, judge: Bits, bad: dict[str, float], latency: float, *,

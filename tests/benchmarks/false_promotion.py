@@ -186,7 +186,7 @@ def _claims(raw: dict[str, Any]) -> list[Claim]:
 
 
 def _draw(axes: Any, raw: dict[str, Any]) -> None:
-    labels = {"learnd": "learnd", "thresholds": "thresholds, no intervals", "final_above_initial": "final > initial"}
+    labels = {"learnd": "learnd", "thresholds": "thresholds without intervals (as TFX)", "final_above_initial": "final > initial"}
     for shift, rule in enumerate(RULES):
         places = [n + 0.27 * (shift - 1) for n in range(len(FAULTS) + 1)]
         rates = [raw["false_by_fault"][fault][rule] for fault in FAULTS] + [raw["good_promoted"][rule] / raw["good"]]
@@ -194,7 +194,7 @@ def _draw(axes: Any, raw: dict[str, Any]) -> None:
     axes.set_xticks(range(len(FAULTS) + 1), [*(f.replace("_", "\n") for f in FAULTS), "good\nones"])
     axes.set_ylabel("promoted, %")
     axes.set_title(f"{raw['faulty']:,} faulty candidates and {raw['good']:,} good ones, by fault")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=3)
 
 
 if __name__ == "__main__":
