@@ -13,6 +13,7 @@ from policies.stats import paired_difference
 from policies.words import count, interval
 
 VERSION = 2
+LOOSER = {"minimum": "lower", "gain": "lower", "error_rate": "higher", "enabled": "off"}
 
 
 @dataclass(frozen=True, slots=True)

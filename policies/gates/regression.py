@@ -15,6 +15,14 @@ from policies.words import about, count, interval, listed, percent
 VERSION = 3
 
 
+LOOSER = {
+    "margin": "higher",
+    "cumulative_margin": "higher",
+    "error_rate": "higher",
+    "harm_error_rate": "lower",
+    "flips": "higher",
+    "enabled": "off",
+}
 NAMED = 3  # slices in a sentence
 UNPROVEN = "unproven, too small to show harm"
 

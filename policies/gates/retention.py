@@ -12,6 +12,13 @@ from policies.model import Claim, Evidence, Result, Verdict
 from policies.stats import mean_interval
 
 VERSION = 3
+LOOSER = {
+    "margin": "higher",
+    "kl_budget": "higher",
+    "error_rate": "higher",
+    "harm_error_rate": "lower",
+    "enabled": "off",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,11 @@ def _claims(raw: dict[str, Any]) -> list[Claim]:
 
 
 def _draw(axes: Any, raw: dict[str, Any]) -> None:
-    labels = {"learnd": "learnd", "thresholds": "thresholds without intervals (as TFX)", "final_above_initial": "final > initial"}
+    labels = {
+        "learnd": "learnd",
+        "thresholds": "thresholds without intervals (as TFX)",
+        "final_above_initial": "final > initial",
+    }
     for shift, rule in enumerate(RULES):
         places = [n + 0.27 * (shift - 1) for n in range(len(FAULTS) + 1)]
         rates = [raw["false_by_fault"][fault][rule] for fault in FAULTS] + [raw["good_promoted"][rule] / raw["good"]]
