@@ -77,6 +77,10 @@ def _slot(slot: dict[str, Any], now: float) -> Iterator[str]:
         yield _line("candidate", slot["candidate"])
     yield _line("feedback", " · ".join(_feedback(slot["feedback"])))
     yield _line("drift", _drift(slot["drift"], now))
+    if slot["policy_waits"]:
+        waits = slot["policy_waits"]
+        yield _line("policy", f"a looser one waits ({'; '.join(waits['why'])}):")
+        yield _line("", f"learnctl approve {slot['name']} --policy {waits['hash'][:12]} --reason …")
     if slot["paused_by"]:
         yield _line("paused", f"by {slot['paused_by']}: learnctl resume {slot['name']}")
     yield _line("why", slot["reason"] or "it has not been looked at yet")
