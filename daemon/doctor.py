@@ -16,13 +16,14 @@ from typing import Any
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
-from daemon import enforcing, keys, promises, schema, views
+from daemon import enforcing, keys, ledger, promises, schema, views
 from daemon.config import Settings, load
 from daemon.findings import ERROR, NOTE, OK, Finding, check_files, policies_of, tried
 from daemon.peers import listens
 from feedback import db
 from policies.loosening import loosened
 from policies.policy import Policy
+from policies.words import count, percent
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "evidently", "kafka-python", "sqlalchemy", "apscheduler", "pandas")
 NAMES = ("daemon", "feedback", "policies")
@@ -142,6 +143,10 @@ def _power(session: Session, name: str, policy: Policy) -> Iterator[Finding]:
         if role not in roles:
             hint = f"learnctl goldens import FILE -d {name} --role {role}"
             yield Finding("power", NOTE, f"{name}: no set of role {role} is accepted", hint)
+    for gate, share in ledger.upcoming(session, name, policy).items():
+        met, left = share.number - 1, share.share + share.left
+        said = f"{name}: {count(met, 'candidate')} met the sets of {gate}, {percent(left)} of its error rate is left"
+        yield Finding("ledger", OK, said)
     short = promises.broken(session, name, policy)
     new = enforcing.refused(short, policy, views.policy_of(session, name))
     for shortfall in short:

@@ -133,10 +133,11 @@ def _replay(session: Session, policies: _Policies) -> Replay:
             if finding:
                 (different if readable else unreplayable).append(finding)
     for judged in _judgements(session):
-        alike, findings, readable = _judge_again(judged, policies)
-        verdicts += alike + len(findings)
+        alike, changed, unread = _judge_again(judged, policies)
+        verdicts += alike + len(changed) + len(unread)
         verdicts_same += alike
-        (different if readable else unreplayable).extend(findings)
+        different += changed
+        unreplayable += unread
     return Replay(decisions, same, verdicts, verdicts_same, tuple(different), tuple(unreplayable))
 
 
@@ -173,8 +174,8 @@ def _judgements(session: Session) -> Iterator[_Judged]:
         yield _Judged(tuple(rows), session.get(Cycle, rows[0].cycle), measurements, spent)
 
 
-def _judge_again(judged: _Judged, policies: _Policies) -> tuple[int, list[Finding], bool]:
-    """How many verdicts came out the same, the others, and whether it could be judged again at all."""
+def _judge_again(judged: _Judged, policies: _Policies) -> tuple[int, list[Finding], list[Finding]]:
+    """How many verdicts came out the same, which differ, and which can't be judged again."""
     first = judged.rows[0]
     try:
         if judged.cycle is None:
@@ -186,20 +187,22 @@ def _judge_again(judged: _Judged, policies: _Policies) -> tuple[int, list[Findin
         again = {each.gate: each for each in judge_again(judged.measurements, first, judged.cycle, under, judged.spent)}
         stored = {row.gate: codec.verdict_from_row(row) for row in judged.rows}
     except LearndError as error:
-        return 0, [_verdict_finding(row, str(error)) for row in judged.rows], False
-    findings = [
-        _verdict_finding(row, _said(again.get(row.gate)))
-        for row in judged.rows
-        if row.gate not in again or again[row.gate].result is not stored[row.gate].result
+        return 0, [], [_verdict_finding(row, str(error)) for row in judged.rows]
+    apart = [
+        row for row in judged.rows if row.gate not in again or again[row.gate].result is not stored[row.gate].result
     ]
-    alike = len(judged.rows) - len(findings)
+    # A gate that judges by other rules now says nothing about what it said then.
+    other = [row for row in apart if row.gate in again and again[row.gate].gate_version != row.gate_version]
+    unread = [_verdict_finding(row, f"version {row.gate_version} of the gate is gone") for row in other]
+    findings = [_verdict_finding(row, _said(again.get(row.gate))) for row in apart if row not in other]
+    alike = len(judged.rows) - len(apart)
     # A gate that was never stored is a verdict that somebody removed.
     findings += [
         Finding("verdict", first.id, f"{gate} of {first.version}: not stored", _said(again[gate]))
         for gate in again
         if gate not in stored
     ]
-    return alike, findings, True
+    return alike, findings, unread
 
 
 def _verdict_finding(row: VerdictRow, now: str) -> Finding:

@@ -20,6 +20,7 @@ from policies.errors import Misconfigured
 from policies.evidence import failed, read
 from policies.ledger import Share
 from policies.model import Evidence, Result, SetView, Verdict
+from policies.words import count
 
 NAMES = ("safety", "regression", "retention", "improvement", "budget", "data", "proof")
 TEACHER_NAMES = ("safety", "regression", "retention", "data")
@@ -80,7 +81,7 @@ def _charged(
     if share is None or options is None or not enabled(policy_gates, name) or not hasattr(options, "error_rate"):
         return _judge(name, evidence, policy_gates, sets)
     if share.share <= 0:
-        spent = f"{share.number - 1} candidates have spent the error rate on these items: new ones are needed"
+        spent = f"{count(share.number - 1, 'candidate')} spent the whole error rate on these items: new ones are needed"
         return failed(name, load(name).VERSION, spent)
     found = _judge(name, evidence, ledger.charged(policy_gates, {name: share}), sets)
     return replace(found, claims=(*found.claims, ledger.claim(share, options.error_rate)))

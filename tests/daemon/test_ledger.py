@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from daemon import goldens, ledger
+from daemon import doctor, goldens, ledger
 from daemon.audit.replay import replay
 from daemon.config import parse_policy
 from daemon.tables import Cycle, LedgerRow, MeasurementRow, VerdictRow
@@ -67,6 +67,13 @@ def test_what_was_spent_is_what_a_replay_judges_with(world: World) -> None:
     db.transact(world.service.engine, lighten)
     changed = replay(world.service.engine, parse_policy)
     assert {finding.was.split(" ")[0] for finding in changed.different} >= {"safety", "regression"}
+
+
+def test_the_doctor_says_what_is_left(world: World) -> None:
+    world.corrections(80)
+    world.settle()
+    said = [finding.message for finding in doctor.examine(world.settings.path) if finding.check == "ledger"]
+    assert "bot: 1 candidate met the sets of regression, 91 % of its error rate is left" in said
 
 
 def test_a_new_version_of_a_set_begins_anew(world: World) -> None:

@@ -60,4 +60,4 @@ def test_the_evidence_says_what_was_spent_and_what_is_left() -> None:
 def test_a_gate_whose_error_rate_is_spent_refuses() -> None:
     found = {v.gate: v for v in gates.judge_all(*good(), None, OPTIONS, shares={"improvement": Share(4, 0.0, 0.0)})}
     assert found["improvement"].result is Result.FAIL
-    assert found["improvement"].reason == "3 candidates have spent the error rate on these items: new ones are needed"
+    assert found["improvement"].reason == "3 candidates spent the whole error rate on these items: new ones are needed"
