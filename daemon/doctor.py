@@ -147,9 +147,8 @@ def _power(session: Session, name: str, policy: Policy) -> Iterator[Finding]:
         met, left = share.number - 1, share.share + share.left
         said = f"{name}: {count(met, 'candidate')} met the sets of {gate}, {percent(left)} of its error rate is left"
         yield Finding("ledger", OK, said)
-    short = promises.broken(session, name, policy)
-    new = enforcing.refused(short, policy, views.policy_of(session, name))
-    for shortfall in short:
+    new = enforcing.newly_broken(session, name, policy, views.policy_of(session, name))
+    for shortfall in promises.broken(session, name, policy):
         level = ERROR if shortfall in new else NOTE
         yield Finding("power", level, f"{name}: {shortfall.message}", shortfall.hint)
 

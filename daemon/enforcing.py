@@ -25,22 +25,21 @@ def rule(session: Session, deployment: str, policy: Policy, before: Policy | Non
     if before is not None and why and held_policies.approved(session, deployment) != policy.hash:
         held_policies.hold(session, deployment, policy, why, now)
         return before
-    short = promises.broken(session, deployment, policy)
-    new = refused(short, policy, before)
+    new = newly_broken(session, deployment, policy, before)
     if new:
         more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
         raise Misconfigured(f"{deployment}: {new[0].message}{more}", hint=new[0].hint)
-    for each in short:
+    for each in promises.broken(session, deployment, policy):
         logger.warning("a promise that the sets can't prove", deployment=deployment, why=each.message, hint=each.hint)
     held_policies.release(session, deployment)
     return policy
 
 
-def refused(short: list[Shortfall], policy: Policy, before: Policy | None) -> list[Shortfall]:
-    """Of what the sets can't prove, what `before` didn't promise already.
+def newly_broken(session: Session, deployment: str, policy: Policy, before: Policy | None) -> list[Shortfall]:
+    """Of what the accepted sets can't prove, what the policy in force didn't promise already.
 
-    A promise that was in force stays: a service that doesn't come back at night because a set is spent would be worse
-    than candidates that stay inconclusive.
+    A promise that was in force stays: a service that doesn't come back at night because a set is short or spent would be
+    worse than candidates that stay inconclusive.
     """
-    kept = before.gates if before is not None else {}
-    return [each for each in short if kept.get(each.gate) != policy.gates[each.gate]]
+    old = {each.message for each in promises.broken(session, deployment, before)} if before is not None else set()
+    return [each for each in promises.broken(session, deployment, policy) if each.message not in old]

@@ -31,6 +31,7 @@ from tests.benchmarks.common import Claim
 ERROR_RATE, CANDIDATES, TRIES, MOST = 0.01, 10.0, 3, 20
 POWER_OF_A_CLAIM = 0.998  # of each of a dozen, so that all of them together keep 95 %
 WORLDS = 20
+ALONE = "without_ledger"
 RULES = ("learnd", "thresholds", "final_above_initial")
 
 
@@ -89,13 +90,16 @@ def _one(world: World, fault: str, draw: np.random.Generator) -> Outcome:
 
 def _row(world: World, fault: str, draw: np.random.Generator) -> Outcome:
     """Twenty candidates in a row, each of a window of its own; promoted where any of them is."""
-    row = [_judged(world, fault, draw, number, 1) for number in range(1, MOST + 1)]
-    any_of = {rule: any(outcome.promoted[rule] for outcome in row) for rule in RULES}
+    row = [_judged(world, fault, draw, number, 1, alone=True) for number in range(1, MOST + 1)]
+    any_of = {rule: any(outcome.promoted[rule] for outcome in row) for rule in (*RULES, ALONE)}
     answers = [outcome.answer for outcome in row]
     return Outcome(any_of, max(answers, key=["fail", "inconclusive", "pass"].index))
 
 
-def _judged(world: World, fault: str, draw: np.random.Generator, number: int, attempt: int) -> Outcome:
+def _judged(
+    world: World, fault: str, draw: np.random.Generator, number: int, attempt: int, *, alone: bool = False
+) -> Outcome:
+    """What each rule does with a candidate; `alone`: also the gate that its fault is for, as if there was no ledger."""
     candidate = world.candidate(truth_of(fault, draw))
     share = _shares()[number - 1]
     shares = {**dict.fromkeys(("safety", "regression", "retention"), share), "improvement": _tries()[attempt - 1]}
@@ -105,6 +109,10 @@ def _judged(world: World, fault: str, draw: np.random.Generator, number: int, at
     worst = max((verdict.result for verdict in verdicts), key=lambda result: result.severity)
     by = tuple(verdict.gate for verdict in verdicts if verdict.result is not Result.PASS)
     promoted = {"learnd": worst is Result.PASS, **_others(candidate, world.champion)}
+    if alone:
+        whole = options(ERROR_RATE)["regression"]
+        verdict = gates.load("regression").judge(candidate, world.champion, world.anchor, whole)
+        promoted[ALONE] = verdict.result is Result.PASS
     return Outcome(promoted, worst.value, by)
 
 
@@ -162,6 +170,7 @@ def _figures(bad: dict[str, list[Outcome]], good: list[Outcome]) -> dict[str, An
             fault: {rule: sum(o.promoted[rule] for o in found) / len(found) for rule in RULES}
             for fault, found in bad.items()
         },
+        "twenty_tries_without_ledger": sum(o.promoted[ALONE] for o in bad["twenty_tries"]) / len(bad["twenty_tries"]),
         "faulty_answers": dict(Counter(outcome.answer for outcome in every)),
         "faulty_answers_by_fault": {fault: dict(Counter(o.answer for o in found)) for fault, found in bad.items()},
         "good_promoted": {rule: sum(o.promoted[rule] for o in good) for rule in RULES},

@@ -150,6 +150,10 @@ def test_a_promise_that_was_in_force_before_goes_on_and_is_a_finding(tmp_path: P
     assert in_force(world).triggers.cooldown_hours == 5.0
     found = [f for f in doctor.check_promises(world.settings) if "margin 0.001" in f.message]
     assert [finding.level for finding in found] == [NOTE]
+    path = world.folder / "policy.toml"
+    path.write_text(path.read_text("utf-8").replace("[gates.retention]", "flips = 0.05\n[gates.retention]"), "utf-8")
+    reload(world)
+    assert in_force(world).gates["regression"].flips == 0.05, "a stricter gate with the same old promise"
 
 
 def test_config_check_says_what_would_not_come_into_force(world: World) -> None:
