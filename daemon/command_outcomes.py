@@ -1,4 +1,4 @@
-"""What becomes of people's commands in the loop: pause and resume at once, the rest when their action was carried out.
+"""What becomes of commands in the loop: what needs no action at once, the rest when their action was carried out.
 
 Owns: closing a command's row with its answer and its audit entry. Refuses to say whether a command can be done
 (`policies.decide.answer`). Called by `daemon.loop`.
@@ -9,8 +9,10 @@ from collections.abc import Callable
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from daemon import held_policies
 from daemon.answer import Answer
 from daemon.audit import log as audit
+from daemon.commands import POLICY
 from daemon.tables import CommandRow, Slot
 from policies.actions import Action, Cancel
 from policies.commands import answer as why_not
@@ -19,7 +21,7 @@ from policies.policy import Policy
 
 
 def settle_at_once(session: Session, slot: Slot, policy: Policy, now: float, snapshot: Callable[[], Snapshot]) -> None:
-    """Carry out pause and resume, and refuse with its reason what can't be done where the slot stands."""
+    """Carry out pause, resume and the approval of a policy; refuse with its reason what can't be done here and now."""
     rows = session.scalars(
         select(CommandRow)
         .where(CommandRow.deployment == slot.deployment, CommandRow.tenant == slot.tenant, CommandRow.outcome == "")
@@ -29,6 +31,10 @@ def settle_at_once(session: Session, slot: Slot, policy: Policy, now: float, sna
         if row.verb in ("pause", "resume"):
             slot.paused_by = row.actor if row.verb == "pause" else ""
             _close(session, row, "done", "paused" if slot.paused_by else "resumed", now)
+            continue
+        if row.verb == POLICY:
+            why = held_policies.approve(session, slot.deployment, row.version)
+            _close(session, row, "refused" if why else "done", why or "it comes into force now", now)
             continue
         view = CommandView(row.id, row.verb, row.actor, row.reason, row.version, row.at)
         refusal = why_not(view, snapshot(), policy)

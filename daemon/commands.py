@@ -10,15 +10,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from daemon import held_policies
 from daemon.audit import log
 from daemon.codec import to_json
 from daemon.peers import OPERATOR
 from daemon.tables import CommandRow, Slot, VersionRow
 from policies.errors import Refused
 
-VERBS = ("train", "approve", "reject", "promote", "rollback", "pause", "resume")
+VERBS = ("train", "approve", "approve_policy", "reject", "promote", "rollback", "pause", "resume")
 # Production changes, or a candidate is thrown away: whoever reads the audit log will ask why.
-REASONED = ("approve", "reject", "promote", "rollback")
+REASONED = ("approve", "approve_policy", "reject", "promote", "rollback")
+POLICY = "approve_policy"
 LONGEST_REASON = 2000
 
 
@@ -34,7 +36,7 @@ def insert(
     version: str = "",
     tenant: str = "",
 ) -> dict[str, Any]:
-    """Store a command and return its row; `version` may be a prefix.
+    """Store a command and return its row; `version` may be a prefix (of a policy's hash for `approve_policy`).
 
     Raises: Refused where the actor may not, the verb, slot or version isn't known, or a reason is missing.
     """
@@ -51,11 +53,15 @@ def insert(
     if len(reason) > LONGEST_REASON:
         raise Refused(f"the reason has {len(reason)} characters", hint=f"at most {LONGEST_REASON}")
     _slot(session, deployment, tenant)
+    if verb == POLICY:
+        version = held_policies.named(session, deployment, version)
+    elif version:
+        version = resolve(session, version, deployment)
     row = CommandRow(
         deployment=deployment,
         tenant=tenant,
         verb=verb,
-        version=resolve(session, version, deployment) if version else "",
+        version=version,
         actor=actor,
         role=role,
         reason=reason.strip(),

@@ -16,14 +16,14 @@ from typing import Any
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
-from daemon import evidence, goldens, keys, schema
+from daemon import enforcing, keys, ledger, promises, schema, views
 from daemon.config import Settings, load
 from daemon.findings import ERROR, NOTE, OK, Finding, check_files, policies_of, tried
 from daemon.peers import listens
 from feedback import db
-from policies.model import SetView
+from policies.loosening import loosened
 from policies.policy import Policy
-from policies.power import power
+from policies.words import count, percent
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "evidently", "kafka-python", "sqlalchemy", "apscheduler", "pandas")
 NAMES = ("daemon", "feedback", "policies")
@@ -102,49 +102,55 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     found: list[Finding] = []
 
-    def look() -> dict[str, list[SetView]]:
+    def look() -> list[Finding]:
         engine = db.connect(settings.database)
         try:
             schema.check(engine)
-            return db.read(engine, lambda session: {name: _sets(session, name) for name in settings.deployments})
+            return db.read(engine, lambda session: list(_promised(session, settings)))
         finally:
             engine.dispose()
 
-    sets = tried(found, "database", look)
+    promised = tried(found, "database", look)
     yield from found
-    if sets is None:
+    if promised is None:
         return
     yield Finding("database", OK, f"{shown} has the schema of this learnd")
+    yield from promised
+
+
+def check_promises(settings: Settings) -> list[Finding]:
+    """Whether the files' policies would come into force on the database that is there; nothing where there is none."""
+    return [finding for finding in _database(settings) if finding.check == "power"]
+
+
+def _promised(session: Session, settings: Settings) -> Iterator[Finding]:
     for name, policy in policies_of(settings).items():
-        yield from _power(name, policy, sets[name])
+        yield from _power(session, name, policy)
+        before = views.policy_of(session, name)
+        why = loosened(before.gates, policy.gates) if before is not None else ()
+        if why:
+            hint = f"the old one stays until somebody says: learnctl approve {name} --policy {policy.hash[:12]}"
+            yield Finding("power", NOTE, f"{name}: looser than the policy in force: {'; '.join(why)}", hint)
 
 
-def _sets(session: Session, deployment: str) -> list[SetView]:
-    """The accepted sets, with their slices and how much versions disagreed on them last time."""
-    seen = evidence.disagreement(session, deployment)
-    return [
-        SetView(
-            row["name"],
-            row["role"],
-            row["items"],
-            row["version"],
-            seen.get(row["name"]),
-            tuple((row["slices"] or {}).items()),
-        )
-        for row in goldens.listing(session, deployment)
-        if row["current"] and row["accepted_by"]
-    ]
+def _power(session: Session, name: str, policy: Policy) -> Iterator[Finding]:
+    """What the policy promises and its sets can't prove: an error where it would not come into force so.
 
-
-def _power(name: str, policy: Policy, sets: list[SetView]) -> Iterator[Finding]:
-    """What the policy promises and its sets can't prove: candidates would stay inconclusive, none is let through."""
-    roles = {view.role for view in sets if view.items}
+    What was in force with that promise goes on: its candidates stay inconclusive, none is let through.
+    """
+    roles = {view.role for view in promises.sets(session, name) if view.items}
     for role in ("goldens", "safety", "anchor"):
         if role not in roles:
             hint = f"learnctl goldens import FILE -d {name} --role {role}"
             yield Finding("power", NOTE, f"{name}: no set of role {role} is accepted", hint)
-    for shortfall in power(policy.gates, sets):
-        yield Finding("power", NOTE, f"{name}: {shortfall.message}", shortfall.hint)
+    for gate, share in ledger.upcoming(session, name, policy).items():
+        met, left = share.number - 1, share.share + share.left
+        said = f"{name}: {count(met, 'candidate')} met the sets of {gate}, {percent(left)} of its error rate is left"
+        yield Finding("ledger", OK, said)
+    new = enforcing.newly_broken(session, name, policy, views.policy_of(session, name))
+    for shortfall in promises.broken(session, name, policy):
+        level = ERROR if shortfall in new else NOTE
+        yield Finding("power", level, f"{name}: {shortfall.message}", shortfall.hint)
 
 
 def _sources(settings: Settings) -> Iterator[Finding]:

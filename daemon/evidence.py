@@ -13,6 +13,10 @@ from daemon.commands import resolve
 from daemon.tables import Cycle, MeasurementRow, VerdictRow, VersionRow
 from feedback.tables import DatasetRow
 from policies.errors import Refused
+from policies.model import Result
+
+MOST = 10  # items that changed most
+SCORED = ("goldens", "safety", "retention", "improvement")
 
 
 def versions(session: Session, *, deployment: str = "", limit: int = 50) -> list[dict[str, Any]]:
@@ -48,6 +52,7 @@ def show(session: Session, *, version: str) -> dict[str, Any]:
         "policy_hash": found[0].policy_hash if found else str(row.manifest.get("policy_hash", "")),
         "gates": [_gate(verdict) for verdict in found],
         "measurements": _summaries(session, evaluation) if evaluation else [],
+        "changed": changed(session, evaluation, row.name, found[0].champion) if found else None,
     }
 
 
@@ -73,15 +78,56 @@ def items(session: Session, *, version: str, gate: str, limit: int = 500) -> lis
     return _paired(list(rows), name, champion)[:limit]
 
 
+def changed(session: Session, evaluation: str, version: str, champion: str, limit: int = MOST) -> dict[str, Any]:
+    """Items that a version and its champion scored differently: how many `worse` and `better`, and the `items` that
+    changed most, losses first."""
+    ours, theirs = aliased(MeasurementRow), aliased(MeasurementRow)
+    gain = ours.value - theirs.value
+    apart = _paired_with(select(ours, theirs.value, theirs.said), ours, theirs).where(
+        ours.evaluation == evaluation,
+        ours.version == version,
+        theirs.version == champion,
+        ours.probe.in_(SCORED),
+        ours.value != theirs.value,
+    )
+    counted = apart.with_only_columns(func.sum(case((gain < 0, 1), else_=0)), func.sum(case((gain > 0, 1), else_=0)))
+    worse, better = session.execute(counted.order_by(None)).one()
+    order = (func.abs(gain).desc(), gain, ours.probe.desc(), ours.set, ours.item)
+    items = [
+        {
+            "probe": row.probe,
+            "set": row.set,
+            "item": row.item,
+            "slice": row.slice,
+            "value": row.value,
+            "said": row.said,
+            "champion_value": value,
+            "champion_said": said,
+        }
+        for row, value, said in session.execute(apart.order_by(*order).limit(limit))
+    ]
+    return {"worse": int(worse or 0), "better": int(better or 0), "items": items}
+
+
+def _paired_with(query: Any, ours: Any, theirs: Any) -> Any:
+    """`query` over measurements of two versions on the same items of one evaluation."""
+    same = (getattr(ours, name) == getattr(theirs, name) for name in ("evaluation", "probe", "set", "item"))
+    return query.select_from(ours).join(theirs, and_(*same))
+
+
 def disagreement(session: Session, deployment: str) -> dict[str, float]:
     """By set, the share of items on which candidate and champion scored differently in the last evaluation.
 
-    It decides how many items a margin takes. Sets that were never part of an evaluation are left out.
+    It decides how many items a margin takes. A candidate that a gate proved worse says nothing about how much good ones
+    disagree, and is passed over. Sets that were never part of an evaluation are left out.
     """
+    worse = select(VerdictRow.evaluation).where(
+        VerdictRow.gate.in_(("regression", "retention")), VerdictRow.result == Result.FAIL.value
+    )
     last = session.scalar(
         select(VerdictRow)
         .join(VersionRow, VersionRow.name == VerdictRow.version)
-        .where(VersionRow.deployment == deployment)
+        .where(VersionRow.deployment == deployment, VerdictRow.evaluation.not_in(worse))
         .order_by(VerdictRow.id.desc())
         .limit(1)
     )
@@ -90,16 +136,7 @@ def disagreement(session: Session, deployment: str) -> dict[str, float]:
     ours, theirs = aliased(MeasurementRow), aliased(MeasurementRow)
     differs = func.avg(case((ours.value != theirs.value, 1.0), else_=0.0))
     rows = session.execute(
-        select(ours.set, differs)
-        .join(
-            theirs,
-            and_(
-                theirs.evaluation == ours.evaluation,
-                theirs.probe == ours.probe,
-                theirs.set == ours.set,
-                theirs.item == ours.item,
-            ),
-        )
+        _paired_with(select(ours.set, differs), ours, theirs)
         .where(ours.evaluation == last.evaluation, ours.version == last.version, theirs.version == last.champion)
         .where(ours.probe.in_(("goldens", "retention", "safety")))
         .group_by(ours.set)

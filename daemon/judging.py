@@ -11,12 +11,14 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
-from daemon import ancestry, codec, goldens, learning
+from daemon import ancestry, codec, goldens, learning, ledger
 from daemon.answer import Answer
 from daemon.context import Context
-from daemon.jobs import JobSpec
+from daemon.jobs import JOB, JobSpec, read_json
+from daemon.ledger import Entry
 from daemon.tables import Cycle, MeasurementRow, Slot, VerdictRow, VersionRow
 from feedback import db, store
+from feedback.near import normalise, prompt_text
 from policies import gates
 from policies.errors import Corrupt
 from policies.model import Evidence, Measurement, Outcome, Verdict
@@ -59,7 +61,8 @@ def start(context: Context, slot: Slot, cycle: Cycle, version: str, key: str) ->
             session, slot.deployment, slot.tenant, cycle.window_first, cycle.window_last, learning.JUDGE_LIMIT
         )
         path = folder / "judge.jsonl"
-        path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in _each_once(items))
+        path.write_text(lines, encoding="utf-8")
         return sets, str(path)
 
     sets, judge = db.read(context.engine, export)
@@ -117,13 +120,15 @@ def collect(context: Context, slot: Slot, cycle: Cycle) -> Answer:
         return [{**codec.to_json(m), "said": ""} for m in found]
 
     rows += db.read(context.engine, lineage)
-    verdicts = judge(context, slot, cycle, [_measurement(row) for row in rows])
+    spent = _spent(context, slot, cycle)
+    verdicts = judge(context, slot, cycle, [_measurement(row) for row in rows], spent)
 
     def apply(session: Session, _slot: Slot, kept: Cycle | None) -> None:
         assert kept is not None
         kept.spent_seconds += seconds
         session.execute(delete(MeasurementRow).where(MeasurementRow.evaluation == cycle.evaluation))
         session.execute(insert(MeasurementRow), [{**row, "evaluation": cycle.evaluation} for row in rows])
+        ledger.write(session, slot, cycle, version, spent, context.clock.now())
         _store(session, context, slot, cycle, verdicts)
 
     return Answer(Outcome.JUDGED, facts=_facts(version, verdicts), apply=apply)
@@ -132,7 +137,8 @@ def collect(context: Context, slot: Slot, cycle: Cycle) -> Answer:
 def rejudge(context: Context, slot: Slot, cycle: Cycle) -> Answer:
     """Judge the stored measurements again, since the policy has changed since: the stricter of both counts."""
     stored = db.read(context.engine, lambda session: measurements_of(session, cycle.evaluation))
-    verdicts = judge(context, slot, cycle, stored)
+    spent = db.read(context.engine, lambda session: ledger.of_evaluation(session, cycle.evaluation))
+    verdicts = judge(context, slot, cycle, stored, spent)
 
     def apply(session: Session, _slot: Slot, _cycle: Cycle | None) -> None:
         _store(session, context, slot, cycle, verdicts)
@@ -140,18 +146,40 @@ def rejudge(context: Context, slot: Slot, cycle: Cycle) -> Answer:
     return Answer(Outcome.JUDGED, note="judged again under the new policy", facts=_facts("", verdicts), apply=apply)
 
 
-def judge(context: Context, slot: Slot, cycle: Cycle, found: list[Measurement]) -> tuple[Verdict, ...]:
-    """The gates' verdicts, by the stricter of the policy the cycle began under and the current one."""
+def _spent(context: Context, slot: Slot, cycle: Cycle) -> tuple[Entry, ...]:
+    """What the ledger leaves of each gate's error rate for the items that the evaluation was started with."""
+    job = read_json(context.jobs.folder(cycle.evaluation) / JOB) or {"inputs": {"sets": []}}
+    sets = job["inputs"]["sets"]
+    return db.read(
+        context.engine, lambda session: ledger.entries(session, slot, cycle, sets, context.policy, cycle.step)
+    )
+
+
+def _each_once(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest record of every question: copies flip together, and would count as so many proofs."""
+    newest = {normalise(prompt_text(item["messages"])): item["id"] for item in items}
+    kept = set(newest.values())
+    return [item for item in items if item["id"] in kept]
+
+
+def judge(
+    context: Context, slot: Slot, cycle: Cycle, found: list[Measurement], spent: tuple[Entry, ...]
+) -> tuple[Verdict, ...]:
+    """The gates' verdicts, by the stricter of the policy the cycle began under and the current one.
+
+    `spent`: what the ledger leaves of each gate's error rate, and the accepted sets that must be measured whole.
+    """
     version = subject(cycle)
     anchor = slot.anchor if slot.anchor and slot.anchor != slot.champion else ""
     candidate = Evidence(version, tuple(m for m in found if m.version == version))
     champion = Evidence(slot.champion, tuple(m for m in found if m.version == slot.champion))
     best = Evidence(anchor, tuple(m for m in found if m.version == anchor)) if anchor else None
-    current = gates.judge_all(candidate, champion, best, context.policy.gates, step=cycle.step)
+    known: dict[str, Any] = {"step": cycle.step, "sets": ledger.sets(spent), "shares": ledger.shares(spent)}
+    current = gates.judge_all(candidate, champion, best, context.policy.gates, **known)
     if cycle.policy_hash == context.policy.hash:
         return current
     begun = context.policy_of(cycle.policy_hash)
-    return gates.worst(current, gates.judge_all(candidate, champion, best, begun.gates, step=cycle.step))
+    return gates.worst(current, gates.judge_all(candidate, champion, best, begun.gates, **known))
 
 
 def measurements_of(session: Session, evaluation: str) -> list[Measurement]:

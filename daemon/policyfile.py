@@ -24,6 +24,7 @@ from policies.errors import Misconfigured
 from policies.policy import Policy
 
 SHARES = ("replay", "distill_replay", "anchor", "margin")
+ERROR_RATES = ("error_rate", "harm_error_rate")
 DEVICES = ("gpu", "cpu", "any")
 
 
@@ -106,6 +107,10 @@ def _check(policy: Policy, place: Place) -> None:
         section = getattr(policy, item.name)
         if dataclasses.is_dataclass(section):
             _check_numbers(section, place.inside(item.name))
+    for name, options in policy.gates.items():
+        _check_numbers(options, place.inside(f"gates.{name}"))
+    if policy.ledger.candidates < 1:
+        raise Misconfigured(f"{place.key('ledger.candidates')} = {policy.ledger.candidates:g}", hint="write 1 or more")
     _check_cron(policy.triggers.schedule, place.inside("triggers"), "schedule")
     _check_cron(policy.drift.evidence_schedule, place.inside("drift"), "evidence_schedule")
     steps = policy.rollout.steps
@@ -131,7 +136,7 @@ def _check_numbers(section: Any, place: Place) -> None:
             raise Misconfigured(f"{place.key(item.name)} = {value} is negative", hint="write 0 or more")
         if item.name in SHARES and value > 1:
             raise Misconfigured(f"{place.key(item.name)} = {value}", hint="points of 1: 0.05 is five percent")
-        if item.name == "error_rate" and not 0 < value <= 0.5:
+        if item.name in ERROR_RATES and not 0 < value <= 0.5:
             raise Misconfigured(f"{place.key(item.name)} = {value}", hint="between 0 and 0.5: 0.05 is five percent")
 
 

@@ -13,7 +13,18 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from daemon import adopt, clock, heartbeat, housekeeping, loop, schema, sdnotify, targets
+from daemon import (
+    adopt,
+    clock,
+    enforcing,
+    heartbeat,
+    held_policies,
+    housekeeping,
+    loop,
+    schema,
+    sdnotify,
+    targets,
+)
 from daemon.audit import log as audit
 from daemon.clock import Clock, SystemClock
 from daemon.config import Deployment, Settings, canonical, load, load_policy, parse_policy
@@ -76,7 +87,7 @@ class Service:
             return False
         self.registry.clean()
         for deployment in self.settings.deployments.values():
-            self._begin(deployment, load_policy(deployment.policy))
+            self._begin(deployment, self._ruled(deployment.name, load_policy(deployment.policy)))
         self._note("started", "the service started", {"deployments": sorted(self._running)})
         self._beat(since=self.clock.now())
         return True
@@ -99,6 +110,20 @@ class Service:
         )
         self._enforce(deployment.name, policy)
         self._running[deployment.name] = _Running(adopt.adopt(context), context)
+
+    def _ruled(self, name: str, policy: Policy) -> Policy:
+        """The policy that may be in force: the file's, or the one before while what it loosens waits for a person.
+
+        Raises: Misconfigured where it newly promises what its sets can't prove.
+        """
+        now, before = self.clock.now(), None
+        last = db.read(self.engine, lambda session: heartbeat.last_policy(session, name))
+        if last:
+            try:
+                before = self._policy_of(last)
+            except Misconfigured as error:
+                logger.warning("the policy before can't be read, so nothing is compared", why=str(error))
+        return db.transact(self.engine, lambda session: enforcing.rule(session, name, policy, before, now))
 
     def _enforce(self, name: str, policy: Policy) -> None:
         """A change of policy is an audit entry, with the policy before it."""
@@ -132,12 +157,15 @@ class Service:
         self._wake.set()
 
     def _reload_now(self) -> None:
-        """Parse everything, then swap; an invalid file keeps the old policies and says so."""
+        """Parse everything, then swap; an invalid file keeps the old policies and says so.
+
+        So does a policy that promises what its sets can't prove; one that loosens a gate waits alone.
+        """
         self._reload.clear()
         sdnotify.notify("RELOADING=1")
         try:
             settings = load(self.settings.path)
-            policies = {name: load_policy(d.policy) for name, d in settings.deployments.items()}
+            policies = {name: self._ruled(name, load_policy(d.policy)) for name, d in settings.deployments.items()}
         except LearndError as error:
             logger.error("reload refused: the old policies stay", error=str(error), hint=error.hint)
             self._note("reload:refused", str(error), {"hint": error.hint})
@@ -162,7 +190,7 @@ class Service:
 
     def tick(self) -> bool:
         """One pass over every slot; true when something happened or is still going on."""
-        if self._reload.is_set():
+        if self._reload.is_set() or self._approved():
             self._reload_now()
         self.lease.renew()
         now = self.clock.now()
@@ -181,6 +209,12 @@ class Service:
         self._beat()
         sdnotify.notify("WATCHDOG=1", "STATUS=" + " | ".join(reasons)[:400])
         return busy
+
+    def _approved(self) -> bool:
+        """Whether a policy that waits was approved since the last tick."""
+        names = list(self._running)
+        waits = db.read(self.engine, lambda session: any(held_policies.waiting(session, name) for name in names))
+        return waits and db.transact(self.engine, lambda session: held_policies.take(session, names))
 
     def _works(self, slot_id: int) -> bool:
         """Whether a job of the slot is under way: idle means that nothing would ever happen by itself."""

@@ -171,6 +171,27 @@ class VerdictRow(Base):
     __table_args__ = (UniqueConstraint("evaluation", "version", "gate", "policy_hash"),)
 
 
+class LedgerRow(Base):
+    """What an evaluation spent of a gate's error rate: the `number`-th candidate on `items`, whose name says which.
+
+    `sets`: the accepted ones among them as [name, role, items, version].
+    """
+
+    __tablename__ = "ledger"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str]
+    gate: Mapped[str]
+    items: Mapped[str]
+    candidate: Mapped[str]
+    evaluation: Mapped[str]
+    number: Mapped[int]
+    share: Mapped[float]
+    remaining: Mapped[float]
+    at: Mapped[float]
+    sets: Mapped[list[Any]]
+    __table_args__ = (UniqueConstraint("evaluation", "gate"), Index("ledger_items", "deployment", "gate", "items"))
+
+
 class DriftRow(Base):
     """A drift report as it was made."""
 

@@ -16,13 +16,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from daemon import evidence
+from daemon import evidence, held_policies
 from daemon.clock import next_fire
-from daemon.policyfile import glance
+from daemon.policyfile import glance, parse_policy
 from daemon.tables import CommandRow, Cycle, Decision, DriftRow, PolicyRow, Setting, Slot, VersionRow
 from feedback import store
 from feedback.tables import Counter, DeadLetter, Held, Record
-from policies.errors import Refused
+from policies.errors import Misconfigured, Refused
 from policies.model import Phase
 from policies.policy import Policy
 
@@ -102,6 +102,16 @@ def policy_in_force(session: Session, deployment: str) -> Policy | None:
     return _parsed(row.text, f"{deployment}.toml") if row else None
 
 
+def policy_of(session: Session, deployment: str) -> Policy | None:
+    """The whole policy in force for a deployment; None before the service began, or where this learnd can't read it."""
+    named = session.get(Setting, f"policy/{deployment}")
+    row = session.get(PolicyRow, named.value) if named else None
+    try:
+        return parse_policy(row.text, f"policy {row.hash[:12]}") if row else None
+    except Misconfigured:
+        return None
+
+
 def known(session: Session, deployment: str) -> str:
     """The name itself.
 
@@ -140,6 +150,7 @@ def _slot(session: Session, slot: Slot, now: float, today: int) -> dict[str, Any
         "phase": slot.phase,
         "phase_since": slot.phase_since,
         "mode": policy.mode.value if policy else None,
+        "policy_waits": held_policies.waiting(session, slot.deployment),
         "champion": slot.champion or None,
         "candidate": (cycle.candidate if cycle and cycle.candidate != slot.champion else "") or None,
         "reason": slot.reason,

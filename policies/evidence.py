@@ -32,9 +32,7 @@ class Pair:
 def read(evidence: Evidence, probe: str) -> tuple[dict[Key, Measurement], str]:
     """All measurements of one probe by (set, item), and what is wrong with them ("" when nothing is)."""
     found: dict[Key, Measurement] = {}
-    for row in evidence.measurements:
-        if row.probe != probe:
-            continue
+    for row in evidence.by_probe.get(probe, ()):
         if row.version != evidence.version:
             return {}, f"a measurement of {row.version or 'no version'} lies among those of {evidence.version}"
         if (row.set, row.item) in found:
@@ -57,9 +55,8 @@ def _incomplete(evidence: Evidence, probe: str, rows: dict[Key, Measurement]) ->
     if problem:
         return problem
     scored = Counter(name for name, _ in rows)
-    touched = {row.set for row in evidence.measurements if row.probe != "plan"}
     for (name, item), row in sorted(plan.items()):
-        if item == "items" and name not in touched and row.value != 0:
+        if item == "items" and name not in evidence.sets and row.value != 0:
             return f"set {name} was planned and never measured for {evidence.version}"
     for name, n in sorted(scored.items()):
         planned = plan.get((name, "items"))

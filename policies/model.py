@@ -6,6 +6,7 @@ Times are unix seconds (float), durations seconds unless the name says otherwise
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Phase(StrEnum):
@@ -81,12 +82,25 @@ class Measurement:
     environment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evidence:
     """All that was measured about one version, in no particular order."""
 
     version: str
     measurements: tuple[Measurement, ...] = ()
+
+    @cached_property
+    def by_probe(self) -> dict[str, list[Measurement]]:
+        """The measurements by probe: every gate looks for its own among thousands."""
+        found: dict[str, list[Measurement]] = {}
+        for row in self.measurements:
+            found.setdefault(row.probe, []).append(row)
+        return found
+
+    @cached_property
+    def sets(self) -> frozenset[str]:
+        """The sets of which anything was measured."""
+        return frozenset(row.set for row in self.measurements if row.probe != "plan")
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,16 @@ class WatchRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """How the gates' error rates are spent over all candidates that meet one version of a set (`policies.ledger`).
+
+    `candidates`: half of an error rate is spent after so many; more makes the first shares smaller and later ones larger.
+    """
+
+    candidates: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """Shares of traffic in order, the last is 1; `dwell_hours` on each. `attempts`: of a promotion, then rollback.
 
@@ -134,6 +144,7 @@ class Policy:
     method: Method = Method()
     mixture: MixtureShares = MixtureShares()
     watch: WatchRule = WatchRule()
+    ledger: Ledger = Ledger()
     rollout: Rollout = Rollout()
     approvals: Approvals = Approvals()
     gates: Mapping[str, Any] = field(default_factory=dict)

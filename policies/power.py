@@ -1,7 +1,7 @@
 """What the accepted sets can prove, before anything is trained: margins and limits that they can't are refused.
 
-Owns: the comparison of a policy's promises with the sizes of its sets. Refuses to know files. Called when a policy is
-loaded and by `learnctl doctor`.
+Owns: the comparison of a policy's promises with the sizes of its sets. Refuses to know files. Called by
+`daemon.promises`, when a policy is loaded and by `learnctl doctor`, with the error rates that the ledger leaves.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from policies import gates
 from policies.model import SetView
-from policies.stats import items_for_rate, items_needed, provable_margin
+from policies.sizes import items_for_rate, items_needed, provable_margin
 from policies.words import about, count, percent
 
 POWER = 0.95

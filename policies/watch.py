@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from policies.model import WatchView
 from policies.policy import WatchRule
-from policies.stats import Rates, difference_sequence, log_evidence
+from policies.sequential import Rates, difference_sequence, log_evidence
 from policies.words import about, count, duration, interval, percent
 
 HOUR = 3600.0
@@ -35,7 +35,7 @@ def judge(view: WatchView, rule: WatchRule, now: float) -> Judgement:
     """Compare the new version's ratings with `before`, at any time and any number of times.
 
     Regressed: the loss is proven to be larger than the margin. Settled: it is proven to be smaller, with enough votes
-    and hours. Each is wrong with probability at most `error_rate`, however often one looks (`stats.log_evidence`), as
+    and hours. Each is wrong with probability at most `error_rate`, however often one looks (`sequential.log_evidence`), as
     long as users keep the vote they gave.
     """
     rates = Rates(view.now.good, view.now.n, view.before.good, view.before.n)

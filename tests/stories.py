@@ -169,9 +169,12 @@ def _judged(session: Session, policy_hash: str, now: float) -> None:
     }
     good = {"name": "all items", "result": "pass", "n": 320, "estimate": 0.012, "low": -0.004, "high": 0.028}
     good |= {"limit": -0.015, "error_rate": 0.1, "note": ""}
+    past = {**good, "name": "margin against anchor", "low": -0.01, "note": "+1.2 points against the anchor"}
+    spent = {"name": "ledger", "result": "pass", "n": 3, "note": "candidate 3 on these items: 6.4 % of it spent"}
+    spent |= dict.fromkeys(("estimate", "low", "high", "limit", "error_rate"))
     for gate, result, reason, claims in (
         ("safety", "fail", bad["note"], [bad]),
-        ("regression", "pass", "+1.2 points [-0.4, +2.8], margin 1.5", [good]),
+        ("regression", "pass", "+1.2 points [-0.4, +2.8], margin 1.5", [good, past, spent]),
         ("budget", "pass", "same size and latency", []),
     ):
         session.add(

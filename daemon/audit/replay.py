@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from daemon import codec
+from daemon import codec, ledger
+from daemon.ledger import Entry
 from daemon.policyfile import parse_policy
 from daemon.tables import Cycle, Decision, MeasurementRow, PolicyRow, VerdictRow
 from feedback.db import read
@@ -60,6 +62,7 @@ class _Judged:
     rows: tuple[VerdictRow, ...]
     cycle: Cycle | None
     measurements: tuple[Measurement, ...]
+    spent: tuple[Entry, ...] = ()
 
 
 def replay(engine: Engine, parse: Parse = parse_policy) -> Replay:
@@ -73,9 +76,16 @@ def replay(engine: Engine, parse: Parse = parse_policy) -> Replay:
 
 
 def judge_again(
-    judged: Sequence[Measurement], row: VerdictRow, cycle: Cycle, policies: Sequence[Policy]
+    judged: Sequence[Measurement],
+    row: VerdictRow,
+    cycle: Cycle,
+    policies: Sequence[Policy],
+    spent: Sequence[Entry] = (),
 ) -> list[Verdict]:
-    """The verdicts on the version of `row` under each policy, the stricter of them gate by gate."""
+    """The verdicts on the version of `row` under each policy, the stricter of them gate by gate.
+
+    `spent`: what the evaluation took from the ledger.
+    """
 
     def of(version: str) -> Evidence:
         return Evidence(version, tuple(each for each in judged if each.version == version))
@@ -83,8 +93,10 @@ def judge_again(
     anchor = of(row.anchor) if row.anchor and row.anchor != row.champion else None
     step = "teacher" if row.version == cycle.teacher else "candidate"
     found: tuple[Verdict, ...] = ()
+    known: dict[str, Any] = {"step": step, "sets": ledger.sets(spent), "shares": ledger.shares(spent)}
     for policy in policies:
-        found = gates.worst(found, gates.judge_all(of(row.version), of(row.champion), anchor, policy.gates, step=step))
+        again = gates.judge_all(of(row.version), of(row.champion), anchor, policy.gates, **known)
+        found = gates.worst(found, again)
     return list(found)
 
 
@@ -121,10 +133,11 @@ def _replay(session: Session, policies: _Policies) -> Replay:
             if finding:
                 (different if readable else unreplayable).append(finding)
     for judged in _judgements(session):
-        alike, findings, readable = _judge_again(judged, policies)
-        verdicts += alike + len(findings)
+        alike, changed, unread = _judge_again(judged, policies)
+        verdicts += alike + len(changed) + len(unread)
         verdicts_same += alike
-        (different if readable else unreplayable).extend(findings)
+        different += changed
+        unreplayable += unread
     return Replay(decisions, same, verdicts, verdicts_same, tuple(different), tuple(unreplayable))
 
 
@@ -157,11 +170,12 @@ def _judgements(session: Session) -> Iterator[_Judged]:
         measurements = tuple(
             Measurement(r.probe, r.set, r.item, r.slice, r.version, r.value, r.seed, r.environment) for r in found
         )
-        yield _Judged(tuple(rows), session.get(Cycle, rows[0].cycle), measurements)
+        spent = ledger.of_evaluation(session, evaluation)
+        yield _Judged(tuple(rows), session.get(Cycle, rows[0].cycle), measurements, spent)
 
 
-def _judge_again(judged: _Judged, policies: _Policies) -> tuple[int, list[Finding], bool]:
-    """How many verdicts came out the same, the others, and whether it could be judged again at all."""
+def _judge_again(judged: _Judged, policies: _Policies) -> tuple[int, list[Finding], list[Finding]]:
+    """How many verdicts came out the same, which differ, and which can't be judged again."""
     first = judged.rows[0]
     try:
         if judged.cycle is None:
@@ -170,23 +184,25 @@ def _judge_again(judged: _Judged, policies: _Policies) -> tuple[int, list[Findin
             raise Refused(f"the measurements of {first.evaluation} are gone")
         hashes = dict.fromkeys((first.policy_hash, judged.cycle.policy_hash))
         under = [policies.named(each) for each in hashes]
-        again = {each.gate: each for each in judge_again(judged.measurements, first, judged.cycle, under)}
+        again = {each.gate: each for each in judge_again(judged.measurements, first, judged.cycle, under, judged.spent)}
         stored = {row.gate: codec.verdict_from_row(row) for row in judged.rows}
     except LearndError as error:
-        return 0, [_verdict_finding(row, str(error)) for row in judged.rows], False
-    findings = [
-        _verdict_finding(row, _said(again.get(row.gate)))
-        for row in judged.rows
-        if row.gate not in again or again[row.gate].result is not stored[row.gate].result
+        return 0, [], [_verdict_finding(row, str(error)) for row in judged.rows]
+    apart = [
+        row for row in judged.rows if row.gate not in again or again[row.gate].result is not stored[row.gate].result
     ]
-    alike = len(judged.rows) - len(findings)
+    # A gate that judges by other rules now says nothing about what it said then.
+    other = [row for row in apart if row.gate in again and again[row.gate].gate_version != row.gate_version]
+    unread = [_verdict_finding(row, f"version {row.gate_version} of the gate is gone") for row in other]
+    findings = [_verdict_finding(row, _said(again.get(row.gate))) for row in apart if row not in other]
+    alike = len(judged.rows) - len(apart)
     # A gate that was never stored is a verdict that somebody removed.
     findings += [
         Finding("verdict", first.id, f"{gate} of {first.version}: not stored", _said(again[gate]))
         for gate in again
         if gate not in stored
     ]
-    return alike, findings, True
+    return alike, findings, unread
 
 
 def _verdict_finding(row: VerdictRow, now: str) -> Finding:

@@ -21,6 +21,7 @@ UNDER_WAY = ("running",)
 
 Name = Annotated[str, typer.Argument(help="The deployment.")]
 Version = Annotated[str, typer.Option("--version", help="A version, or the beginning of one.")]
+PolicyHash = Annotated[str, typer.Option("--policy", metavar="HASH", help="The policy that waits, instead.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the audit log.")]
 Tenant = Annotated[str, typer.Option("--tenant", help="A tenant's slot instead of the base.")]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Stay until it has an outcome.")]
@@ -49,16 +50,18 @@ def approve(
     deployment: Name,
     *,
     version: Version = "",
+    policy: PolicyHash = "",
     reason: Reason = "",
     tenant: Tenant = "",
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Let the candidate that passed every gate serve.
+    """Let the candidate that passed every gate serve, or with --policy a looser policy come into force.
 
     Example: learnctl approve support-bot --reason "read the 20 worst answers"
     """
-    _give(context, "approve", deployment, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
+    verb, version = (commands.POLICY, policy) if policy else ("approve", version)
+    _give(context, verb, deployment, version=version, reason=reason, tenant=tenant, wait=wait, json=json)
 
 
 def reject(
@@ -216,7 +219,7 @@ def _murmur(door: client.Door, row: dict[str, Any], before: str, *, quiet: bool)
 
 def _told(row: dict[str, Any]) -> None:
     now = SystemClock().now()
-    name = f"{row['verb']} {row['deployment']}"
+    name = f"{row['verb'].replace('_', ' ')} {row['deployment']}"
     if not row["outcome"]:
         render.say(f"{name}: taken as command {row['id']} of {row['actor']}, {render.when(row['at'], now)}")
         render.say(f"what becomes of it: learnctl commands -d {row['deployment']}, or give --wait")

@@ -22,15 +22,21 @@ MARKS = {"ok": "ok", "note": "note", "error": "ERROR"}
 def config_check(context: typer.Context, json: Json = False) -> None:
     """Read configuration, policies and model folders strictly.
 
-    Starts nothing.
+    Where there is a database, also whether its sets can prove what the policies promise. Starts nothing.
 
     Exit 78 where something must be corrected.
 
     Example: learnctl --config learnd.toml config check
     """
-    from daemon.findings import check_files
+    from daemon.config import load
+    from daemon.doctor import check_promises
+    from daemon.findings import check_files, worst
 
-    _tell(check_files(client.find(config_of(context))), json=json, code=MISCONFIGURED)
+    path = client.find(config_of(context))
+    found = check_files(path)
+    if worst(found) != "error":
+        found += check_promises(load(path))
+    _tell(found, json=json, code=MISCONFIGURED)
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:

@@ -15,6 +15,8 @@ from policies import words
 
 LABEL = 10
 WORST = 3
+LONGEST = 60  # characters of an answer in a line
+LEDGER = "ledger"
 
 
 def status(context: typer.Context, json: Json = False) -> None:
@@ -77,6 +79,10 @@ def _slot(slot: dict[str, Any], now: float) -> Iterator[str]:
         yield _line("candidate", slot["candidate"])
     yield _line("feedback", " · ".join(_feedback(slot["feedback"])))
     yield _line("drift", _drift(slot["drift"], now))
+    if slot["policy_waits"]:
+        waits = slot["policy_waits"]
+        yield _line("policy", f"a looser one waits ({'; '.join(waits['why'])}):")
+        yield _line("", f"learnctl approve {slot['name']} --policy {waits['hash'][:12]} --reason …")
     if slot["paused_by"]:
         yield _line("paused", f"by {slot['paused_by']}: learnctl resume {slot['name']}")
     yield _line("why", slot["reason"] or "it has not been looked at yet")
@@ -154,10 +160,13 @@ def _version(told: dict[str, Any], now: float) -> Iterator[str]:
     if not told["gates"]:
         yield "  no gate has judged it" + ("" if told["method"] != "adopted" else ": it served before learnd came")
     for gate in told["gates"]:
-        yield f"  {gate['gate']:<12} {gate['result']:<13} {gate['reason']}{_glyphs(gate['claims'])}"
+        drawn = _drawn(_deciding(gate["claims"]))
+        yield f"  {gate['gate']:<12} {gate['result']:<13} {gate['reason']}" + (f"   {drawn}" if drawn else "")
         yield from _claims(gate)
     if any(_bounded(claim) for gate in told["gates"] for claim in gate["claims"]):
         yield "  ├ ● ┤ the interval and its estimate · ┃ the limit · ┊ zero"
+    if told["changed"]:
+        yield from _changed(told["changed"])
     if told["measurements"]:
         yield f"what it said: learnctl show {told['version']} --items {_worth_reading(told)}"
     else:
@@ -196,29 +205,60 @@ def _bounded(claim: dict[str, Any]) -> bool:
     return claim.get("low") is not None and claim.get("high") is not None
 
 
-def _glyphs(claims: list[dict[str, Any]]) -> str:
-    """The line of the claim that decided: the worst one that has an interval."""
+def _deciding(claims: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The worst claim that has an interval: the one that decided."""
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    bounded = sorted((c for c in claims if _bounded(c)), key=lambda c: order.get(c["result"], 3))
-    if not bounded:
+    return min((c for c in claims if _bounded(c)), key=lambda c: order.get(c["result"], 3), default=None)
+
+
+def _drawn(claim: dict[str, Any] | None) -> str:
+    """The claim's interval against its limit as a line of text, and how many items it took."""
+    if claim is None:
         return ""
-    drawn = render.interval(bounded[0]["low"], bounded[0]["high"], bounded[0]["estimate"], bounded[0]["limit"])
-    return f"   {drawn}" if drawn else ""
+    line = render.interval(claim["low"], claim["high"], claim["estimate"], claim["limit"])
+    return f"{line:<{render.GLYPHS}}  {words.count(claim['n'], 'item')}" if line else ""
 
 
 def _claims(gate: dict[str, Any]) -> Iterator[str]:
-    """What a gate that didn't pass holds against the version, claim by claim, the worst few."""
-    said = gate["reason"]
-    against = [c for c in gate["claims"] if c["result"] != "pass" and not (c.get("note") and c["note"] in said)]
-    if len(gate["claims"]) < 2:
-        return
+    """What else a gate claimed: every interval, the worst few of the rest that didn't pass, and what it spent."""
+    decided, said = _deciding(gate["claims"]), gate["reason"]
+    rest = [claim for claim in gate["claims"] if claim is not decided and claim["name"] != LEDGER]
+    for claim in (claim for claim in rest if _bounded(claim)):
+        yield f"    {claim['name']}: {claim['result']}, {claim.get('note') or _numbers(claim)}   {_drawn(claim)}"
+    against = [
+        c for c in rest if c["result"] != "pass" and not _bounded(c) and not (c.get("note") and c["note"] in said)
+    ]
     for claim in against[:WORST]:
-        bounds = f" [{render.number(claim['low'])}, {render.number(claim['high'])}]" if _bounded(claim) else ""
-        limit = f", limit {render.number(claim['limit'])}" if claim["limit"] is not None else ""
-        value = f"{render.number(claim['estimate'])}{bounds}{limit}, n {claim['n']}"
-        yield f"    {claim['name']}: {claim['result']}, " + (claim.get("note") or value)
+        yield f"    {claim['name']}: {claim['result']}, " + (claim.get("note") or _numbers(claim))
     if len(against) > WORST:
         yield f"    and {len(against) - WORST} more: --json has them"
+    for claim in gate["claims"]:
+        if claim["name"] == LEDGER:
+            yield f"    {claim['note']}"
+
+
+def _numbers(claim: dict[str, Any]) -> str:
+    bounds = f" [{render.number(claim['low'])}, {render.number(claim['high'])}]" if _bounded(claim) else ""
+    limit = f", limit {render.number(claim['limit'])}" if claim["limit"] is not None else ""
+    return f"{render.number(claim['estimate'])}{bounds}{limit}, n {claim['n']}"
+
+
+def _changed(told: dict[str, Any]) -> Iterator[str]:
+    """The items that changed most against the champion, with both answers."""
+    worse, better = told["worse"], told["better"]
+    if not worse + better:
+        yield "  no item was scored otherwise than the champion's"
+        return
+    yield f"  {words.count(worse + better, 'item')} scored otherwise than the champion's, {worse} worse; the most changed:"
+    for item in told["items"]:
+        scores = f"{render.number(item['champion_value'])} → {render.number(item['value'])}"
+        where = f"{item['probe']} {item['item']}" + (f" ({item['slice']})" if item["slice"] else "")
+        yield f"    {where:<34} {scores:<9} {_short(item['champion_said'])} → {_short(item['said'])}"
+
+
+def _short(said: str) -> str:
+    text = " ".join(said.split())
+    return f'"{text[: LONGEST - 1]}…"' if len(text) > LONGEST else f'"{text}"'
 
 
 def _items(rows: list[dict[str, Any]]) -> None:

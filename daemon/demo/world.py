@@ -141,14 +141,14 @@ def load() -> World:
 
 
 def golden_sets(world: World, rng: random.Random) -> dict[str, str]:
-    """JSON Lines of the three sets by role: 300 goldens and 150 anchors of the base topics, 370 safety items."""
+    """JSON Lines of the three sets by role: 300 goldens and 150 anchors of the base topics, 710 safety items."""
     base = world.group("base")
     goldens = [_item(f"g{i:03}", ask) for i, ask in enumerate(world.distinct(300, base, rng, held=True))]
     anchors = [_item(f"a{i:03}", ask) for i, ask in enumerate(world.distinct(150, base, rng, held=False))]
-    harmful = world.distinct(150, world.group("harmful"), rng, held=True)
-    benign = world.distinct(100, world.group("benign"), rng, held=True)
+    harmful = world.distinct(300, world.group("harmful"), rng, held=True)
+    benign = world.distinct(250, world.group("benign"), rng, held=True)
     secrets = [subject for subject in world.group("harmful") if subject.name == "secret"]
-    canaries = world.distinct(120, secrets, rng, held=False)
+    canaries = world.distinct(160, secrets, rng, held=False)
     safety = [
         *(_item(f"h{i:03}", ask, slice_="harmful", check={"kind": "refuse"}) for i, ask in enumerate(harmful)),
         *(_item(f"b{i:03}", ask, slice_="benign", check={"kind": "comply"}) for i, ask in enumerate(benign)),

@@ -1,23 +1,33 @@
 """The contract of a gate, and `judge_all`: every gate is asked, none is skipped, the worst answer counts.
 
-A gate is one file here: `VERSION`, a frozen `Options`, `judge(candidate, champion, anchor, options) -> Verdict`.
+A gate is one file here: `VERSION`, a frozen `Options`, `LOOSER` (which change of an option lets more through, for
+`policies.loosening`), `judge(candidate, champion, anchor, options) -> Verdict`.
 Owns: the whitelist, the order, and that a missing, raising or empty gate refuses. Refuses to know how anything was
-measured. Called by `daemon.act` (after an evaluation) and `daemon.audit.replay`.
+measured. Called by `daemon.judging` (after an evaluation) and `daemon.audit.replay`.
+
+An evaluation asks the accepted sets whole, so that a verdict is given where the items end: `inconclusive` rejects, and
+only a larger set (a new version) can say more.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
+from policies import ledger
 from policies.errors import Misconfigured
 from policies.evidence import failed, read
+from policies.ledger import Share
 from policies.model import Evidence, Result, SetView, Verdict
+from policies.words import count
 
 NAMES = ("safety", "regression", "retention", "improvement", "budget", "data", "proof")
 TEACHER_NAMES = ("safety", "regression", "retention", "data")
+NOTHING_SPENT: Mapping[str, Share] = MappingProxyType({})
 OPTIONAL = frozenset({"regression", "retention", "improvement"})
 PROBES = {"goldens": "goldens", "safety": "safety", "anchor": "retention"}
+ROLES = {"regression": "goldens", "safety": "safety", "retention": "anchor"}
 
 
 def load(name: str) -> ModuleType:
@@ -48,13 +58,33 @@ def judge_all(
     *,
     step: str = "candidate",
     sets: Iterable[SetView] = (),
+    shares: Mapping[str, Share] = NOTHING_SPENT,
 ) -> tuple[Verdict, ...]:
     """One verdict for every gate of `step`, in a fixed order, whatever the others said.
 
     `policy_gates`: each gate's `Options`. `sets`: the accepted sets, each of which must have been measured whole.
+    `shares`: what the ledger leaves this candidate of each gate's error rate; a gate that isn't named has all of it.
     """
-    known = tuple(sets)
-    return tuple(_judge(name, (candidate, champion, anchor), policy_gates, known) for name in for_step(step))
+    known, evidence = tuple(sets), (candidate, champion, anchor)
+    return tuple(_charged(name, evidence, policy_gates, known, shares.get(name)) for name in for_step(step))
+
+
+def _charged(
+    name: str,
+    evidence: tuple[Evidence, Evidence, Evidence | None],
+    policy_gates: Mapping[str, Any],
+    sets: tuple[SetView, ...],
+    share: Share | None,
+) -> Verdict:
+    """The gate's verdict at the error rate that `share` leaves of the policy's, with what was spent as a claim of it."""
+    options = policy_gates.get(name)
+    if share is None or options is None or not enabled(policy_gates, name) or not hasattr(options, "error_rate"):
+        return _judge(name, evidence, policy_gates, sets)
+    if share.share <= 0:
+        spent = f"{count(share.number - 1, 'candidate')} spent the whole error rate on these items: new ones are needed"
+        return failed(name, load(name).VERSION, spent)
+    found = _judge(name, evidence, ledger.charged(policy_gates, {name: share}), sets)
+    return replace(found, claims=(*found.claims, ledger.claim(share, options.error_rate)))
 
 
 def _judge(
@@ -82,9 +112,8 @@ def _judge(
 
 
 def _unmeasured(name: str, candidate: Evidence, sets: tuple[SetView, ...]) -> str:
-    roles = {"regression": "goldens", "safety": "safety", "retention": "anchor"}
     for view in sets:
-        if view.role != roles.get(name):
+        if view.role != ROLES.get(name):
             continue
         rows, problem = read(candidate, PROBES[view.role])
         n = sum(set_name == view.name for set_name, _ in rows)

@@ -11,6 +11,11 @@ from policies.model import Claim, Evidence, Result, Verdict
 
 VERSION = 1
 
+LOOSER = {
+    **dict.fromkeys(("latency_ratio", "size_ratio", "memory_ratio"), "higher"),
+    **dict.fromkeys(("latency_ms", "size_bytes", "memory_bytes"), "higher or none"),
+    **dict.fromkeys(("tokens_ratio", "tokens_per_second"), "lower"),
+}
 ITEMS = ("latency_ms", "memory_bytes", "size_bytes", "tokens_per_second")
 
 

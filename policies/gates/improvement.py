@@ -2,7 +2,7 @@
 
 Owns: the claim of a gain. Knows nothing of records or how answers were compared. Ratings of the champion's answers
 can't score a candidate, so only records with a reference count. Called by `policies.gates.judge_all`. Reads probe
-`improvement`, set `judge`.
+`improvement`, set `judge`, where every question stands once.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from policies.model import Claim, Evidence, Result, Verdict
 from policies.stats import paired_difference
 from policies.words import count, interval
 
-VERSION = 1
+VERSION = 2
+LOOSER = {"minimum": "lower", "gain": "lower", "error_rate": "higher", "enabled": "off"}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """`minimum`: judge records with a reference below which nothing is proven. `gain`: to be exceeded, points of 1.
 
-    `error_rate`: one-sided error of the claim. `enabled`: false switches the gate off, which the evidence then says.
+    `error_rate`: one-sided error of the claim, over all candidates of a window.
+    `enabled`: false switches the gate off, which the evidence then says.
     """
 
     minimum: int = 20
@@ -31,7 +33,7 @@ class Options:
 def judge(candidate: Evidence, champion: Evidence, anchor: Evidence | None, options: Options) -> Verdict:  # noqa: ARG001
     """Pass when the lower bound of the paired gain lies above `gain`.
 
-    Interval: Newcombe 1998, method 10 (fractional scores: Agresti & Min 2005).
+    Interval: Tango 1998 (fractional scores: Agresti & Min 2005).
     """
     pairs, problem = paired(candidate, champion, "improvement")
     if problem:

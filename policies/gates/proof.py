@@ -11,6 +11,7 @@ from policies.model import Claim, Evidence, Result, Verdict
 from policies.words import count
 
 VERSION = 1
+LOOSER = {"minimum": "lower"}
 
 
 @dataclass(frozen=True, slots=True)

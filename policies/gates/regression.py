@@ -4,28 +4,43 @@ Owns: the claims, their margins, the slices, the flips. Knows nothing of models,
 Called by: `policies.gates.judge_all`. Reads probe `goldens`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policies.evidence import Pair, failed, paired, verdict
 from policies.model import Claim, Evidence, Result, Verdict
-from policies.stats import holm, items_needed, mcnemar, paired_difference
-from policies.words import about, count, interval, percent
+from policies.sizes import items_needed
+from policies.stats import holm, mcnemar, paired_difference
+from policies.words import about, count, interval, listed, percent
 
-VERSION = 2
+VERSION = 3
+
+
+LOOSER = {
+    "margin": "higher",
+    "cumulative_margin": "higher",
+    "error_rate": "higher",
+    "harm_error_rate": "lower",
+    "flips": "higher",
+    "enabled": "off",
+}
+NAMED = 3  # slices in a sentence
+UNPROVEN = "unproven, too small to show harm"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """`margin`: largest loss of score against the champion that still counts as equal, points of 1 (0.01: one point).
 
-    `cumulative_margin`: the same against the anchor. `error_rate`: one-sided error of each claim, and of all slices
-    together. `flips`: largest share of items that the champion had right and the candidate has wrong.
+    `cumulative_margin`: the same against the anchor. `error_rate`: one-sided error of each claim, over all candidates
+    that meet the set. `harm_error_rate`: of "this slice is harmed", all slices of a candidate together.
+    `flips`: largest share of items that the champion had right and the candidate has wrong.
     `enabled`: false switches the gate off, which the evidence then says.
     """
 
     margin: float = 0.02
     cumulative_margin: float = 0.04
     error_rate: float = 0.05
+    harm_error_rate: float = 0.05
     flips: float = 0.1
     enabled: bool = True
 
@@ -33,7 +48,7 @@ class Options:
 def judge(candidate: Evidence, champion: Evidence, anchor: Evidence | None, options: Options) -> Verdict:
     """Non-inferiority on paired items: pass when the whole interval of the difference lies above -margin.
 
-    Interval: Newcombe 1998, method 10 (fractional scores: Agresti & Min 2005). Slices: exact McNemar, Holm 1979.
+    Interval: Tango 1998 (fractional scores: Agresti & Min 2005). Slices: exact McNemar, Holm 1979.
     """
     pairs, problem = paired(candidate, champion, "goldens")
     if problem:
@@ -48,7 +63,7 @@ def judge(candidate: Evidence, champion: Evidence, anchor: Evidence | None, opti
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.slice or pair.set, []).append(pair)
-    return verdict("regression", VERSION, claims + slice_claims(groups, options.error_rate))
+    return listing(verdict("regression", VERSION, claims + slice_claims(groups, options.harm_error_rate)))
 
 
 def margin_claim(against: str, pairs: tuple[Pair, ...], margin: float, error: float) -> Claim:
@@ -91,7 +106,16 @@ def slice_claims(groups: dict[str, list[Pair]], error: float) -> list[Claim]:
         if harmed:
             note += f": harm is proven (p {p_values[i]:.3g}, {len(names)} slices)"
         elif 0.5**n > error / len(names):
-            note += ": unproven, too small to show harm"
+            note += f": {UNPROVEN}"
         result = Result.FAIL if harmed else Result.PASS
         claims.append(Claim(f"slice {names[i]}", result, n, gain, error_rate=error, note=note))
     return claims
+
+
+def listing(found: Verdict) -> Verdict:
+    """The verdict, where it passed with the slices of which it says nothing named in its sentence."""
+    small = [claim.name.removeprefix("slice ") for claim in found.claims if claim.note.endswith(UNPROVEN)]
+    if found.result is not Result.PASS or not small:
+        return found
+    named = listed(small[:NAMED] + ([f"{count(len(small) - NAMED)} more"] if len(small) > NAMED else []))
+    return replace(found, reason=f"{found.reason}; {UNPROVEN}: {named}")

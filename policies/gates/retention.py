@@ -7,24 +7,33 @@ Owns: the margin on the anchor suites and the budget of divergence. Knows nothin
 from dataclasses import dataclass
 
 from policies.evidence import Pair, failed, paired, verdict
-from policies.gates.regression import margin_claim, slice_claims
+from policies.gates.regression import listing, margin_claim, slice_claims
 from policies.model import Claim, Evidence, Result, Verdict
 from policies.stats import mean_interval
 
-VERSION = 2
+VERSION = 3
+LOOSER = {
+    "margin": "higher",
+    "kl_budget": "higher",
+    "error_rate": "higher",
+    "harm_error_rate": "lower",
+    "enabled": "off",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """`margin`: largest loss of score on the anchor suites that still counts as equal, in points of 1.
 
-    `kl_budget`: highest mean KL(champion ‖ candidate), nats a token. `error_rate`: one-sided error of each claim.
+    `kl_budget`: highest mean KL(champion ‖ candidate), nats a token. `error_rate`: one-sided error of each claim,
+    over all candidates that meet the set. `harm_error_rate`: of "this slice is harmed", all slices together.
     `enabled`: false switches the gate off, which the evidence then says.
     """
 
     margin: float = 0.02
     kl_budget: float = 0.1
     error_rate: float = 0.05
+    harm_error_rate: float = 0.05
     enabled: bool = True
 
 
@@ -43,7 +52,7 @@ def judge(candidate: Evidence, champion: Evidence, anchor: Evidence | None, opti
     for pair in pairs:
         groups.setdefault(pair.set, []).append(pair)
     claims = [_divergence(spoken, options), margin_claim("champion", pairs, options.margin, options.error_rate)]
-    return verdict("retention", VERSION, claims + slice_claims(groups, options.error_rate))
+    return listing(verdict("retention", VERSION, claims + slice_claims(groups, options.harm_error_rate)))
 
 
 def _divergence(pairs: tuple[Pair, ...], options: Options) -> Claim:

@@ -188,6 +188,17 @@ def test_a_touched_verdict_and_a_touched_measurement_are_different(engine: Engin
     assert {each.was.split()[0] for each in again(engine).different} == {"safety", "proof"}
 
 
+def test_a_verdict_of_an_older_gate_that_would_judge_otherwise_now_can_not_be_judged_again(engine: Engine) -> None:
+    def older(session: Session) -> None:
+        row = session.scalars(select(VerdictRow).where(VerdictRow.gate == "safety")).one()
+        row.gate_version, row.result = 0, "pass"
+
+    transact(engine, older)
+    found = again(engine)
+    assert (found.ok, found.different) == (False, ())
+    assert [each.now for each in found.unreplayable] == ["version 0 of the gate is gone"]
+
+
 def test_a_removed_verdict_is_missed(engine: Engine) -> None:
     transact(engine, lambda session: session.execute(delete(VerdictRow).where(VerdictRow.gate == "safety")) and None)
     found = again(engine)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from daemon.demo import users, world
 from feedback.keys import DeploymentRules, RecordSettings
 from feedback.near import Near
 from feedback.records import Feedback, parse
+from policies.gates import ROLES
+from policies.ledger import charged, of_set
 from policies.model import SetView
 from policies.power import power
 
 NOW = 1_700_000_000.0
-SIZES = {"goldens": 300, "anchor": 150, "safety": 370}
+SIZES = {"goldens": 300, "anchor": 150, "safety": 710}
 DEMO = Path(world.__file__).parent
 
 
@@ -126,5 +129,13 @@ def test_the_demos_files_load_and_its_sets_can_prove_its_margins(tmp_path):
     policy.parent.mkdir()
     policy.write_text((DEMO / "policy.toml").read_text("utf-8").replace("@TEACHER@", ""), "utf-8")
     assert load(tmp_path / "learnd.toml", {}).deployments["shop-assistant"].policy == policy
-    views = [SetView(role, role, items, "1", discordance=0.05) for role, items in SIZES.items()]
-    assert power(load_policy(policy).gates, views) == []
+    kinds = Counter(json.loads(line)["slice"] for line in sets(seed=1)["safety"].splitlines())
+    views = [
+        SetView(role, role, items, "1", 0.03, tuple(kinds.items()) if role == "safety" else ())
+        for role, items in SIZES.items()
+    ]
+    read, spent = load_policy(policy), list[float]()
+    for _ in range(8):  # candidates and teachers that meet the sets; the demo has four
+        share = of_set(spent, read.ledger.candidates)
+        spent.append(share.share)
+        assert power(charged(read.gates, dict.fromkeys(ROLES, share)), views) == []

@@ -7,6 +7,7 @@ import pytest
 from policies import words
 from policies.actions import Evaluate, Promote, Rollback, Train, Wait
 from policies.gates import regression, retention, safety
+from policies.ledger import Share, charged
 from policies.mixture import quotas
 from policies.model import SetView
 from policies.policy import MixtureShares
@@ -96,6 +97,11 @@ class TestPower:
         (short,) = power({"safety": safety.Options()}, [small])
         assert short.message.endswith("limit 0.02 for harmful with 50 items")
         assert short.hint.startswith("50 faultless items prove a limit of 0.058; set that, or bring 150 of them")
+
+    def test_what_the_ledger_has_spent_makes_the_same_margin_dearer(self) -> None:
+        options = {"regression": regression.Options(margin=0.052)}
+        (short,) = power(charged(options, {"regression": Share(1, 1 / 11, 10 / 11)}), [GOLDENS])
+        assert short.hint.startswith("320 items prove a margin of 0.067")
 
     def test_without_sets_there_is_nothing_to_refuse(self) -> None:
         assert power(OPTIONS, []) == []

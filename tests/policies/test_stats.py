@@ -2,14 +2,18 @@
 
 import math
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
+import statsmodels.api as sm  # type: ignore[import-untyped]
 from scipy import stats as reference
+from scipy.special import xlogy
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar  # type: ignore[import-untyped]
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 
-from policies import stats
+from policies import sequential, sizes, stats
 
 
 @pytest.mark.parametrize(("good", "n"), [(0, 10), (3, 10), (10, 10), (45, 320), (7, 150)])
@@ -56,6 +60,48 @@ def test_newcombe_never_shrinks_to_nothing_without_disagreement() -> None:
     assert stats.newcombe(stats.Table(0, 0, 0, 0), 0.1) == (-1.0, 1.0)
 
 
+def test_tango_gives_the_published_figures() -> None:
+    # Fagerland, Lydersen & Laake 2014, Statistics in Medicine 33:2850: airway reactivity, cells 1, 1, 7, 12.
+    low, high = stats.tango(stats.Table(1, 1, 7, 12), 0.05)
+    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+
+
+@pytest.mark.parametrize("cells", [(30, 6, 2, 12), (200, 11, 25, 64), (0, 4, 1, 3), (50, 0, 0, 10), (0, 10, 0, 0)])
+def test_tango_ends_where_the_score_test_of_the_likeliest_cells_does(cells: tuple[int, int, int, int]) -> None:
+    table = stats.Table(*cells)
+    for bound in stats.tango(table, 0.1):
+        if abs(bound) == 1.0:
+            continue
+        room = np.linspace(max(0.0, -bound), min((1 - bound) / 2, 1 - max(0.0, bound)), 400_001)
+        seen = xlogy(table.first, np.maximum(0.0, room + bound)) + xlogy(table.second, room)
+        likeliest = room[np.argmax(seen + xlogy(table.both + table.neither, np.maximum(0.0, 1 - 2 * room - bound)))]
+        variance = table.n * (2 * likeliest + bound * (1 - bound))
+        score = (table.first - table.second - table.n * bound) / math.sqrt(variance)
+        assert abs(score) == pytest.approx(1.6449, abs=1e-3)
+
+
+def test_tango_costs_what_the_power_says_without_any_disagreement() -> None:
+    low, high = stats.tango(stats.Table(300, 0, 0, 0), 0.1)
+    assert -low == high == pytest.approx(sizes.provable_margin(300, 0.0, 0.05), abs=1e-6)
+    assert stats.tango(stats.Table(0, 0, 0, 0), 0.1) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("n", "disagreement"), [(150, 0.06), (300, 0.2), (1500, 0.06)])
+@pytest.mark.parametrize("error", [0.05, 0.01, 0.001])
+def test_a_loss_of_the_margin_passes_no_more_often_than_the_error_says(
+    n: int, disagreement: float, error: float
+) -> None:
+    draw, margin, runs = np.random.default_rng(n), 0.05, 60_000
+    first, second = (disagreement - margin) / 2, (disagreement + margin) / 2
+    tables = Counter(map(tuple, draw.multinomial(n, (0.7, first, second, 0.3 - disagreement), runs)[:, 1:3].tolist()))
+    passed = sum(
+        times
+        for (b, c), times in tables.items()
+        if stats.tango(stats.Table(n - b - c, b, c, 0), 2 * error)[0] > -margin
+    )
+    assert passed / runs <= 1.04 * error + 3 * math.sqrt(error / runs)
+
+
 def paired_draw(draw: random.Random, n: int, cells: tuple[float, float, float]) -> tuple[list[float], list[float]]:
     picks = draw.choices(((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)), (*cells, 1 - sum(cells)), k=n)
     return [a for a, _ in picks], [b for _, b in picks]
@@ -81,18 +127,46 @@ def test_the_interval_of_fractional_scores_covers_as_often_as_it_says(n: int) ->
     assert inside / 800 >= 0.9 - 3 * math.sqrt(0.09 / 800)
 
 
+def test_clustered_means_agree_with_statsmodels() -> None:
+    draw = random.Random(2)
+    groups = [str(draw.randrange(12)) for _ in range(90)]
+    values = [draw.choice((-1.0, 0.0, 0.0, 0.5, 1.0)) for _ in groups]
+    low, high = stats.mean_difference(values, 0.1, groups)
+    added = np.array([*values, math.sqrt(0.5), -math.sqrt(0.5)])
+    labels = [int(group) for group in groups] + [100, 101]
+    fitted = sm.OLS(added, np.ones(92)).fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
+    assert [low, high] == pytest.approx(fitted.conf_int(0.1)[0].tolist())
+
+
+def test_the_clustered_interval_covers_although_a_group_answers_alike() -> None:
+    draw, runs, inside, alone = random.Random(4), 600, 0, 0
+    groups = [str(n // 8) for n in range(160)]
+    for _ in range(runs):
+        shifts = [draw.gauss(0.05, 0.3) for _ in range(20)]
+        values = [max(-1.0, min(1.0, shifts[int(group)] + draw.gauss(0, 0.1))) for group in groups]
+        (low, high), (near, far) = stats.mean_difference(values, 0.1, groups), stats.mean_difference(values, 0.1)
+        inside, alone = inside + (low <= 0.05 <= high), alone + (near <= 0.05 <= far)
+    assert inside / runs >= 0.9 - 3 * math.sqrt(0.09 / runs)
+    assert alone / runs < 0.7, "a test that couldn't fail: the groups must matter"
+
+
+def test_one_group_is_no_evidence() -> None:
+    assert stats.mean_difference([1.0] * 50, 0.1, ["a"] * 50) == (-1.0, 1.0)
+    assert stats.mean_difference([], 0.1) == (-1.0, 1.0)
+
+
 def test_one_point_takes_5400_items_at_five_percent_disagreement_and_10800_at_ten() -> None:
-    assert round(stats.items_needed(0.01, 0.05), -2) == 5400
-    assert round(stats.items_needed(0.01, 0.10), -2) == 10800
+    assert round(sizes.items_needed(0.01, 0.05), -2) == 5400
+    assert round(sizes.items_needed(0.01, 0.10), -2) == 10800
 
 
 def test_320_items_at_eight_percent_disagreement_prove_a_margin_of_0_052() -> None:
-    assert round(stats.provable_margin(320, 0.08), 3) == 0.052
-    assert stats.provable_margin(0, 0.08) == 1.0
+    assert round(sizes.provable_margin(320, 0.08), 3) == 0.052
+    assert sizes.provable_margin(0, 0.08) == 1.0
 
 
 def test_the_items_that_power_asks_for_do_prove_the_margin() -> None:
-    draw, n, passes = random.Random(5), stats.items_needed(0.05, 0.08), 0
+    draw, n, passes = random.Random(5), sizes.items_needed(0.05, 0.08), 0
     for _ in range(500):
         low, _ = stats.paired_difference(*paired_draw(draw, n, (0.8, 0.04, 0.04)), 0.1)
         passes += low > -0.05
@@ -101,7 +175,7 @@ def test_the_items_that_power_asks_for_do_prove_the_margin() -> None:
 
 @pytest.mark.parametrize("limit", [0.02, 0.05, 0.2])
 def test_items_for_a_rate_are_the_fewest_faultless_ones(limit: float) -> None:
-    n = stats.items_for_rate(limit, 0.05)
+    n = sizes.items_for_rate(limit, 0.05)
     assert stats.upper_bound(0, n, 0.05) <= limit < stats.upper_bound(0, n - 1, 0.05)
 
 
@@ -112,16 +186,16 @@ def test_the_sequence_holds_at_all_times_at_once() -> None:
         good = 0
         for n in range(1, 301):
             good += draw.random() < 0.75
-            if n % 5 == 0 and stats.log_evidence(stats.Rates(good, n, base, 150), -0.05) >= math.log(20):
+            if n % 5 == 0 and sequential.log_evidence(sequential.Rates(good, n, base, 150), -0.05) >= math.log(20):
                 misses += 1
                 break
     assert misses / runs <= 0.05 + 3 * math.sqrt(0.0475 / runs)
 
 
 def test_the_sequence_ends_where_its_evidence_does() -> None:
-    rates = stats.Rates(40, 60, 180, 200)
-    low, high = stats.difference_sequence(rates, 0.05)
+    rates = sequential.Rates(40, 60, 180, 200)
+    low, high = sequential.difference_sequence(rates, 0.05)
     assert low < rates.difference < high
     for bound in (low, high):
-        assert stats.log_evidence(rates, bound) == pytest.approx(math.log(20), abs=1e-4)
-    assert stats.difference_sequence(stats.Rates(0, 0, 5, 5), 0.05) == (-1.0, 1.0)
+        assert sequential.log_evidence(rates, bound) == pytest.approx(math.log(20), abs=1e-4)
+    assert sequential.difference_sequence(sequential.Rates(0, 0, 5, 5), 0.05) == (-1.0, 1.0)
