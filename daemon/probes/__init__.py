@@ -28,7 +28,7 @@ from policies.errors import Corrupt, Misconfigured
 from policies.model import Measurement
 
 NAMES = ("budget", "goldens", "improvement", "retention", "safety")
-CHUNK = 64  # prompts between two notes of progress
+CHUNK = 256  # prompts between two notes of progress
 
 Message = Mapping[str, str]
 Report = Callable[[int], None]
@@ -82,9 +82,11 @@ class Probed:
     def answer(self, items: Sequence[Item]) -> list[str]:
         """The greedy answer to each item, in order."""
         keys = [canonical(item.prompt) for item in items]
-        new = {key: item.prompt for key, item in zip(keys, items, strict=True) if key not in self._answers}
+        unasked = {key: item.prompt for key, item in zip(keys, items, strict=True) if key not in self._answers}
+        # Prompts of like length together, so that hardly anything is padded.
+        new = sorted(unasked.items(), key=lambda pair: sum(len(turn["content"]) for turn in pair[1]))
         for start in range(0, len(new), CHUNK):
-            chunk = list(new.items())[start : start + CHUNK]
+            chunk = new[start : start + CHUNK]
             said = self.model.answer([prompt for _, prompt in chunk], max_new_tokens=self.max_new_tokens)
             self._answers.update(zip((key for key, _ in chunk), said, strict=True))
             self.report(len(chunk))
