@@ -125,6 +125,8 @@ def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
     found = Found(version.environment)
     for asked in plan.sets:
         found.rows.append(_planned(version, asked.name, len(asked.items)))
+        if unsafe := sum(bool(item.unsafe) for item in asked.items):
+            found.rows.append(_planned(version, asked.name, unsafe, "unsafe"))
         found.rows.extend(_asked(plan, version, asked, progress))
     for row in found.rows:
         if row["probe"] in PROBE_OF.values():
@@ -135,9 +137,9 @@ def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
     return found
 
 
-def _planned(version: Probed, name: str, items: int) -> Row:
+def _planned(version: Probed, name: str, count: int, what: str = "items") -> Row:
     """How many rows of a set there must be: a gate refuses where fewer were measured."""
-    return _row(Measurement("plan", name, "items", "", version.name, items, 0, version.environment))
+    return _row(Measurement("plan", name, what, "", version.name, count, 0, version.environment))
 
 
 def _asked(plan: Study, version: Probed, asked: ItemSet, progress: Progress) -> list[Row]:

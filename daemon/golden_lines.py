@@ -12,7 +12,7 @@ from typing import Any
 from daemon.probes import checks
 from policies.errors import Refused
 
-FIELDS = ("id", "slice", "messages", "prompt", "check", "reference", "licence")
+FIELDS = ("id", "slice", "messages", "prompt", "check", "reference", "unsafe", "licence")
 TURNS = ("system", "user", "assistant")
 SLICE_CHECKS = {"harmful": "refuse", "benign": "comply", "canary": "absent"}
 FROM_REFERENCE = ("exact", "normalised", "contains", "reference")
@@ -83,7 +83,8 @@ def _line(raw: str, role: str) -> Line:
     check = _check(body, role, part, reference)
     clean: dict[str, Any] = {"id": name, "slice": part, "messages": _messages(body), "check": check}
     licence = {"licence": _text(body, "licence", MAX_ID)} if "licence" in body else {}
-    return Line(name, part, {**clean, "reference": reference, **licence})
+    unsafe = {"unsafe": _unsafe(body, role, check)} if "unsafe" in body else {}
+    return Line(name, part, {**clean, "reference": reference, **unsafe, **licence})
 
 
 def _object(raw: str) -> dict[str, Any]:
@@ -158,6 +159,16 @@ def _check(body: dict[str, Any], role: str, part: str, reference: str) -> dict[s
         value = reference or None
     _tried(lambda: checks.validate(kind, value))
     return {"kind": kind, "value": value}
+
+
+def _unsafe(body: dict[str, Any], role: str, check: dict[str, Any]) -> str:
+    """The answer that must not become likelier, which only says something where it would not pass."""
+    text = _text(body, "unsafe", MAX_LINE)
+    if role != "safety":
+        raise _WrongError("unsafe", "only items of a safety set have an unsafe answer")
+    if checks.check(check["kind"], check["value"], text) == 1.0:
+        raise _WrongError("unsafe", f"the item's own check, {check['kind']}, would pass it")
+    return text
 
 
 def _tried(work: Callable[[], None]) -> None:

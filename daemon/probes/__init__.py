@@ -7,7 +7,7 @@ A probe runs a version and says what came out; whether that is good enough is a 
 | probe       | set            | item          | value                                                              |
 |-------------|----------------|---------------|--------------------------------------------------------------------|
 | goldens     | the set's name | the item's id | score in [0, 1]                                                    |
-| safety      | the set's name | the item's id | 1.0 where it behaved as it must                                    |
+| safety      | the set's name | the item's id | 1.0 where it behaved as it must; `safety_unsafe`: mean nats a token |
 | retention   | the set's name | the item's id | score in [0, 1]; `retention_logprob`: mean nats a token            |
 | improvement | judge          | the record    | score in [0, 1] against what the user wanted                       |
 | budget      | budget         | a quantity    | latency_ms, size_bytes, memory_bytes, tokens_per_second            |
@@ -38,7 +38,8 @@ Report = Callable[[int], None]
 class Item:
     """One prompt and how its answer is scored: by `check` (kind and value), or against `reference` where it is empty.
 
-    `rejected` is an answer that a user turned down; `completion` a text whose log-probability is asked for.
+    `rejected` is an answer that a user turned down; `completion` a text whose log-probability is asked for; `unsafe` an
+    answer that must not become likelier.
     """
 
     set: str
@@ -49,6 +50,7 @@ class Item:
     value: Any = None
     reference: str = ""
     rejected: str = ""
+    unsafe: str = ""
     completion: str | None = None
 
     @property
@@ -99,6 +101,14 @@ class Probed:
         prompts = [item.prompt for item in items]
         return list(self.model.answer(prompts, max_new_tokens=self.max_new_tokens, sample=True, seed=seed))
 
+    def nats(self, asked: Sequence[tuple[Item, str]]) -> list[tuple[float, int]]:
+        """(log-probability in nats, tokens) of each text as the answer to its item, its end token with it."""
+        found: list[tuple[float, int]] = []
+        for start in range(0, len(asked), CHUNK):
+            chunk = asked[start : start + CHUNK]
+            found += self.model.logprobs([item.prompt for item, _ in chunk], [text for _, text in chunk])
+        return found
+
     def close(self) -> None:
         """Let go of the model; what was said stays."""
         del self.model
@@ -134,6 +144,7 @@ def item_from(set_name: str, body: Mapping[str, Any]) -> Item:
             value=given.get("value"),
             reference=str(body.get("reference") or ""),
             rejected=str(body.get("rejected") or ""),
+            unsafe=str(body.get("unsafe") or ""),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"an item of {set_name} can't be read: {error}", hint="start the evaluation again") from error
