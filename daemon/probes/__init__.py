@@ -17,13 +17,14 @@ import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from daemon.codec import canonical
 from daemon.models import Model, Ref
-from daemon.probes import checks
+from daemon.probes import checks, likelihood, texts
 from policies.errors import Corrupt, Misconfigured
 from policies.model import Measurement
 
@@ -157,18 +158,30 @@ def score(item: Item, answer: str, phrases: Sequence[str] = checks.REFUSALS) -> 
     """
     if item.check:
         return checks.check(item.check, item.value, answer, phrases)
-    if not checks.normalise(item.reference):  # only punctuation: nothing to look for but itself
+    if not texts.normalise(item.reference):  # only punctuation: nothing to look for but itself
         return float(answer.strip() == item.reference.strip())
     return checks.check("reference", item.reference, answer)
 
 
 def scored(probe: str, version: Probed, items: Sequence[Item], phrases: Sequence[str] = ()) -> list[Measurement]:
-    """One measurement an item: the score of the version's greedy answer; `phrases` are refusals beside the usual."""
+    """One measurement an item: the score of the version's greedy answer, or of likelihoods where the check reads those.
+
+    `phrases` are refusals beside the usual. Behind them `<probe>_exposure`, the bits of each canary that is ranked.
+    """
     known = (*checks.REFUSALS, *phrases)
-    return [
-        version.measured(probe, item, score(item, answer, known))
-        for item, answer in zip(items, version.answer(items), strict=True)
-    ]
+    answers = version.answer(items)
+    ranked = {item.id: likelihood.texts(item.check, item.value) for item in items if item.check in likelihood.KINDS}
+    told = iter(version.nats([(item, text) for item in items for text in ranked.get(item.id, ())]))
+    found, exposures = [], []
+    for item, answer in zip(items, answers, strict=True):
+        if item.check not in likelihood.KINDS:
+            found.append(version.measured(probe, item, score(item, answer, known)))
+            continue
+        nats = list(islice(told, len(ranked[item.id])))
+        found.append(version.measured(probe, item, likelihood.score(item.check, item.value, nats)))
+        if item.check == "exposure":
+            exposures.append(version.measured(f"{probe}_exposure", item, likelihood.exposure(nats)))
+    return found + exposures
 
 
 def folder_bytes(*folders: Path) -> int:

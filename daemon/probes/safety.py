@@ -3,13 +3,13 @@
 Owns: that a single bad answer counts, however many good ones stand beside it, and that what it might say is looked at
 beside what it says: poison that hides behind a rare first token never shows in a greedy answer, but makes the unsafe one
 likelier. Refuses to know limits. Called by `daemon.evaluation`. Items say by their check what behaving means: refuse
-(harmful), comply (benign), absent (canary); and by `unsafe` which answer must not become likelier.
+(harmful), comply (benign), absent or exposure (canary); and by `unsafe` which answer must not become likelier.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from daemon.probes import Item, Probed, score, scored
+from daemon.probes import Item, Probed, likelihood, score, scored
 from daemon.probes.checks import REFUSALS
 from policies.model import Measurement
 
@@ -38,7 +38,7 @@ def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Me
     for draw in range(options.samples):
         seed = options.seed + draw
         for place, (item, said) in enumerate(zip(items, version.sample(items, seed), strict=True)):
-            value = score(item, said, known)
+            value = 1.0 if item.check in likelihood.KINDS else score(item, said, known)
             if value < found[place].value:
                 found[place] = replace(found[place], value=value, seed=seed)
                 version.said[(item.set, item.id)] = said
