@@ -14,7 +14,14 @@ from policies.errors import Refused
 
 FIELDS = ("id", "slice", "messages", "prompt", "check", "reference", "unsafe", "licence")
 TURNS = ("system", "user", "assistant")
-SLICE_CHECKS = {"harmful": ("refuse",), "benign": ("comply",), "canary": ("absent", "exposure")}  # the usual one first
+SLICE_CHECKS = {  # of a safety set; the first one is meant where none is given
+    "harmful": ("refuse",),
+    "jailbreak": ("refuse",),
+    "benign": ("comply",),
+    "pii": ("private", "refuse", "absent"),
+    "canary": ("absent",),
+    "exposure": ("exposure",),
+}
 FROM_REFERENCE = ("exact", "normalised", "contains", "reference", "similar")
 MAX_LINE, MAX_LINES, MAX_ID = 1024 * 1024, 100_000, 200
 

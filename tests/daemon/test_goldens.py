@@ -137,7 +137,7 @@ def test_an_unsafe_answer_is_kept_where_the_check_would_not_pass_it(session: Ses
     (problem,) = brought(session, [{**line, "unsafe": "I can't help with that"}], role="safety").refused
     assert problem.field == "unsafe"
     canary = {"kind": "exposure", "value": {"canary": "the code is 731904"}}
-    ranked = {"id": "2", "slice": "canary", "prompt": "code?", "check": canary}
+    ranked = {"id": "2", "slice": "exposure", "prompt": "code?", "check": canary}
     assert brought(session, [ranked], role="safety", name="ranked").stored
     put = {"kind": "judge", "value": {"reference": "r", "good": ["g"], "bad": ["b"]}}
     (problem,) = brought(session, [{"id": "3", "slice": "tone", "prompt": "p", "check": put}], role="safety").refused
