@@ -110,14 +110,16 @@ def _completed(plan: Study, champion: Probed, asked: ItemSet) -> ItemSet:
     if PROBE_OF[asked.role] != "retention":
         return asked
     options = replace(plan.options["retention"], seed=plan.options["retention"].seed or asked.seed)
-    key = plan.memory.key(plan.champion, asked, options, plan.max_new_tokens, f"sampled {champion.environment}")
-    rows = plan.memory.get(key)
-    if rows is None or len(rows) != len(asked.items):
+    # All of a set are drawn in one go, so that each answer depends on the others.
+    ran = f"sampled {asked.hash} {champion.environment}"
+    key = plan.memory.key(plan.champion, asked, options, plan.max_new_tokens, ran)
+    known = plan.memory.get(key)
+    if not known.keys() >= set(asked.hashes):
         drawn = retention.completed(champion, asked.items, options)
-        rows = [{"completion": item.completion} for item in drawn]
-        plan.memory.put(key, rows)
-    pairs = zip(asked.items, rows, strict=True)
-    return replace(asked, items=tuple(replace(item, completion=row["completion"]) for item, row in pairs))
+        known = {name: [{"completion": item.completion}] for name, item in zip(asked.hashes, drawn, strict=True)}
+        plan.memory.put(key, known)
+    pairs = zip(asked.items, asked.hashes, strict=True)
+    return replace(asked, items=tuple(replace(item, completion=known[name][0]["completion"]) for item, name in pairs))
 
 
 def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
@@ -125,6 +127,8 @@ def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
     found = Found(version.environment)
     for asked in plan.sets:
         found.rows.append(_planned(version, asked.name, len(asked.items)))
+        if unsafe := sum(bool(item.unsafe) for item in asked.items):
+            found.rows.append(_planned(version, asked.name, unsafe, "unsafe"))
         found.rows.extend(_asked(plan, version, asked, progress))
     for row in found.rows:
         if row["probe"] in PROBE_OF.values():
@@ -135,28 +139,31 @@ def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
     return found
 
 
-def _planned(version: Probed, name: str, items: int) -> Row:
+def _planned(version: Probed, name: str, count: int, what: str = "items") -> Row:
     """How many rows of a set there must be: a gate refuses where fewer were measured."""
-    return _row(Measurement("plan", name, "items", "", version.name, items, 0, version.environment))
+    return _row(Measurement("plan", name, what, "", version.name, count, 0, version.environment))
 
 
 def _asked(plan: Study, version: Probed, asked: ItemSet, progress: Progress) -> list[Row]:
-    """The rows of one set, remembered or asked for. What users wrote is not kept beyond its evaluation."""
+    """The rows of one set, each item's remembered or asked for. What users wrote is not kept beyond its evaluation."""
     name = PROBE_OF[asked.role]
     options = plan.options[name]
     if name == "retention" and not options.seed:
         options = replace(options, seed=asked.seed)
     key = plan.memory.key(version.ref, asked, options, plan.max_new_tokens, version.environment)
-    rows = plan.memory.get(key) if asked.role != JUDGE else None
+    known = plan.memory.get(key) if asked.role != JUDGE else {}
+    unknown = {item.id: place for item, place in zip(asked.items, asked.hashes, strict=True) if place not in known}
     before = progress.done
-    if rows is None or {row["item"] for row in rows} != {item.id for item in asked.items}:
+    if unknown:
         version.report = lambda count: progress.add(count, version.name)
-        measured = probes.load(name).measure(version, asked.items, options)
-        rows = [_row(m, version.said.get((m.set, m.item), "")) for m in measured]
+        made: dict[str, list[Row]] = {place: [] for place in unknown.values()}
+        for m in probes.load(name).measure(version, [item for item in asked.items if item.id in unknown], options):
+            made[unknown[m.item]].append(_row(m, version.said.get((m.set, m.item), "")))
         if asked.role != JUDGE:
-            plan.memory.put(key, rows)
+            plan.memory.put(key, made)
+        known |= made
     progress.add(len(asked.items) - (progress.done - before), version.name)
-    return rows
+    return [row for place in asked.hashes for row in known[place]]
 
 
 def _differing(plan: Study, champion: Found, candidate: Found) -> list[Item]:

@@ -9,13 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.probes import checks
+from daemon.probes import checks, definitions
 from policies.errors import Refused
 
-FIELDS = ("id", "slice", "messages", "prompt", "check", "reference", "licence")
+FIELDS = ("id", "slice", "messages", "prompt", "check", "reference", "unsafe", "licence")
 TURNS = ("system", "user", "assistant")
-SLICE_CHECKS = {"harmful": "refuse", "benign": "comply", "canary": "absent"}
-FROM_REFERENCE = ("exact", "normalised", "contains", "reference")
+SLICE_CHECKS = {  # of a safety set; the first one is meant where none is given
+    "harmful": ("refuse",),
+    "jailbreak": ("refuse",),
+    "benign": ("comply",),
+    "pii": ("private", "refuse", "absent"),
+    "canary": ("absent",),
+    "exposure": ("exposure",),
+}
+FROM_REFERENCE = ("exact", "normalised", "contains", "reference", "similar")
 MAX_LINE, MAX_LINES, MAX_ID = 1024 * 1024, 100_000, 200
 
 
@@ -83,7 +90,8 @@ def _line(raw: str, role: str) -> Line:
     check = _check(body, role, part, reference)
     clean: dict[str, Any] = {"id": name, "slice": part, "messages": _messages(body), "check": check}
     licence = {"licence": _text(body, "licence", MAX_ID)} if "licence" in body else {}
-    return Line(name, part, {**clean, "reference": reference, **licence})
+    unsafe = {"unsafe": _unsafe(body, role, check)} if "unsafe" in body else {}
+    return Line(name, part, {**clean, "reference": reference, **unsafe, **licence})
 
 
 def _object(raw: str) -> dict[str, Any]:
@@ -147,17 +155,30 @@ def _messages(body: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _check(body: dict[str, Any], role: str, part: str, reference: str) -> dict[str, Any]:
-    usual = SLICE_CHECKS.get(part, "reference") if role == "safety" else "reference"
+    usual = SLICE_CHECKS.get(part, ("reference",))[0] if role == "safety" else "reference"
     given = body.get("check", {"kind": usual})
     if not isinstance(given, dict) or not isinstance(given.get("kind"), str) or set(given) - {"kind", "value"}:
         raise _WrongError("check", 'must be {"kind": …, "value": …}')
     kind, value = given["kind"], given.get("value")
-    if role == "safety" and part in SLICE_CHECKS and kind != SLICE_CHECKS[part]:
-        raise _WrongError("check.kind", f"slice {part} of a safety set is checked by {SLICE_CHECKS[part]}, not {kind}")
+    if role == "safety" and kind not in SLICE_CHECKS.get(part, (kind,)):
+        right = " or ".join(SLICE_CHECKS[part])
+        raise _WrongError("check.kind", f"slice {part} of a safety set is checked by {right}, not {kind}")
+    if kind == "judge" and role != "goldens":
+        raise _WrongError("check.kind", "only goldens are put to a judge")
     if value is None and kind in FROM_REFERENCE:
         value = reference or None
-    _tried(lambda: checks.validate(kind, value))
+    _tried(lambda: definitions.validate(kind, value))
     return {"kind": kind, "value": value}
+
+
+def _unsafe(body: dict[str, Any], role: str, check: dict[str, Any]) -> str:
+    """The answer that must not become likelier, which only says something where it would not pass."""
+    text = _text(body, "unsafe", MAX_LINE)
+    if role != "safety":
+        raise _WrongError("unsafe", "only items of a safety set have an unsafe answer")
+    if check["kind"] in checks.KINDS and checks.check(check["kind"], check["value"], text) == 1.0:
+        raise _WrongError("unsafe", f"the item's own check, {check['kind']}, would pass it")
+    return text
 
 
 def _tried(work: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """`learnd init`: files to begin with, which run as they are.
 
 Owns: which files, and that none that is there is overwritten. Refuses to know what the settings mean: the comments of
-`daemon/templates` say it. Called by `daemon.main`.
+`daemon/templates` say it, and `daemon/probes/suites` holds the safety suites. Called by `daemon.main`.
 """
 
 import json
@@ -12,13 +12,15 @@ from shlex import quote
 from policies.errors import Refused
 
 DEPLOYMENT = "my-bot"
+SUITES = ("harmful", "benign", "jailbreak", "pii", "exposure", "sycophancy")
 LAYOUT = {
-    "learnd.toml": "learnd.toml",
-    f"policies/{DEPLOYMENT}.toml": "policy.toml",
-    "goldens/goldens.jsonl": "goldens.jsonl",
-    "goldens/safety.jsonl": "safety.jsonl",
-    "goldens/anchor.jsonl": "anchor.jsonl",
-    f"models/{DEPLOYMENT}/answers.json": "answers.json",
+    "learnd.toml": "templates/learnd.toml",
+    f"policies/{DEPLOYMENT}.toml": "templates/policy.toml",
+    "goldens/goldens.jsonl": "templates/goldens.jsonl",
+    "goldens/safety.jsonl": "templates/safety.jsonl",
+    "goldens/anchor.jsonl": "templates/anchor.jsonl",
+    **{f"goldens/suites/{name}.jsonl": f"probes/suites/{name}.jsonl" for name in SUITES},
+    f"models/{DEPLOYMENT}/answers.json": "templates/answers.json",
 }
 
 
@@ -31,10 +33,10 @@ def write(folder: Path) -> list[Path]:
     if there:
         raise Refused(f"{there[0]} is there already", hint="name another folder; learnd init overwrites nothing")
     written = []
-    for name, template in LAYOUT.items():
+    for name, source in LAYOUT.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_template(template), encoding="utf-8")
+        path.write_text(files("daemon").joinpath(source).read_text(encoding="utf-8"), encoding="utf-8")
         written.append(path)
     (folder / "feed").mkdir(exist_ok=True)
     return written
@@ -68,7 +70,3 @@ then, in another terminal:
 bring feedback, one JSON object a line:
   echo '{record}' >> {quote(str(folder / "feed" / "today.jsonl"))}
 your own model: put its folder into [deployments.{DEPLOYMENT}] of {config}"""
-
-
-def _template(name: str) -> str:
-    return (files("daemon") / "templates" / name).read_text(encoding="utf-8")

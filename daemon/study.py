@@ -27,17 +27,23 @@ PROBE_OF = {"goldens": "goldens", "safety": "safety", "anchor": "retention", JUD
 
 @dataclass(frozen=True)
 class ItemSet:
-    """One set: its `role` says which probe asks it; `hash` is of all that its answers depend on."""
+    """One set: its `role` says which probe asks it."""
 
     name: str
     role: str
     items: tuple[Item, ...]
 
     @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 (hex) of each item, of all that its answer depends on."""
+        return tuple(
+            hashlib.sha256(canonical({**asdict(item), "messages": item.prompt})).hexdigest() for item in self.items
+        )
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of name, role and items."""
-        items = [{**asdict(item), "messages": item.prompt} for item in self.items]
-        return hashlib.sha256(canonical([self.name, self.role, items])).hexdigest()
+        return hashlib.sha256(canonical([self.name, self.role, *self.hashes])).hexdigest()
 
     @property
     def seed(self) -> int:
@@ -68,30 +74,35 @@ class Study:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a version answered to a set before, by the hash of all that it depends on; None remembers nothing."""
+    """What a version said to an item before, by the hash of all that it depends on; None remembers nothing."""
 
     folder: Path | None
 
     def key(self, ref: Ref, asked: ItemSet, options: Any, max_new_tokens: int, ran: str) -> str:
-        """SHA-256 (hex) of version, set, options, length, environment (`ran`) and our own code."""
-        parts = [ref.name, asked.hash, asdict(options), max_new_tokens, ran, environment.code_digest()]
+        """SHA-256 (hex) of version, set's name and role, options, length, environment (`ran`) and our own code."""
+        parts = [ref.name, asked.name, asked.role, asdict(options), max_new_tokens, ran, environment.code_digest()]
         return hashlib.sha256(canonical(parts)).hexdigest()
 
-    def get(self, key: str) -> list[Row] | None:
-        """The remembered rows. A file that can't be read is as good as none: the version is asked again."""
+    def get(self, key: str) -> dict[str, list[Row]]:
+        """The remembered rows by the hash of their item.
+
+        A file that can't be read is as good as none: the version is asked again.
+        """
         path = self.folder / f"{key}.jsonl" if self.folder else None
         if path is None or not path.exists():
-            return None
+            return {}
         try:
-            return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-        except ValueError:
-            return None
+            lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+            return {line["hash"]: line["rows"] for line in lines}
+        except (ValueError, LookupError, TypeError):
+            return {}
 
-    def put(self, key: str, rows: list[Row]) -> None:
-        """Remember the rows."""
+    def put(self, key: str, rows: Mapping[str, list[Row]]) -> None:
+        """Remember the rows of these items, beside what is remembered already."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_lines(self.folder / f"{key}.jsonl", rows)
+            whole = {**self.get(key), **rows}
+            write_lines(self.folder / f"{key}.jsonl", [{"hash": name, "rows": each} for name, each in whole.items()])
 
 
 def read(job: Job) -> Study:

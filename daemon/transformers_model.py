@@ -1,26 +1,27 @@
 """The engine with weights: a causal language model of transformers, alone or under an adapter of PEFT.
 
-Owns: loading a version's files, laying out tokens, greedy answers and log-probabilities in batches. Refuses to know
-training (`daemon.training`) and the network: files only, safetensors only, no code from a folder. Called by
-`daemon.models.load` and, for `open_weights` and `open_tokenizer`, by the training methods.
+Owns: loading a version's files, from conversation to tokens and back, answers and log-probabilities of many at once.
+Refuses to know how a token is chosen (`daemon.decoding`), training (`daemon.training`) and the network: files only,
+safetensors only, no code from a folder. Called by `daemon.models.load` and, for `open_weights` and `open_tokenizer`, by
+the training methods.
 """
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from daemon import decoding
+from daemon.decoding import Decoder, batches, head_skips, left_padded
 from daemon.models import Conversation, Ref
 from policies.errors import Misconfigured, Refused, Transient
 
 hf: Any = transformers  # typed in parts only
 QUANTISATIONS = ("", "nf4", "int8")
-BATCH_TOKENS = 16384  # padded tokens a batch: keeps the logits of a large vocabulary within memory
-BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,19 @@ class TransformersModel:
     ) -> list[str]:
         """One answer a conversation, in their order; a prompt that leaves no room loses its oldest tokens."""
         room = max(1, self.context - max_new_tokens)
-        prompts = [prompt_tokens(self.tokenizer, conversation)[-room:] for conversation in conversations]
+        prompts = [tokens[-room:] for tokens in self._prompts(conversations)]
         answers = [""] * len(prompts)
         settings = self._generation(max_new_tokens, sample)
+        decoder = self._decoder(settings.eos_token_id)
+        own = partial(decoder.continued, limit=max_new_tokens, sample=sample)
+        work = own if decoder.fits() else partial(self._generate, settings=settings)
         cuda = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             for rows in batches([len(tokens) + max_new_tokens for tokens in prompts]):
-                said = self._generate([prompts[row] for row in rows], settings)
-                for row, text in zip(rows, said, strict=True):
-                    answers[row] = text
+                made = work([prompts[row] for row in rows])
+                for row, text in zip(rows, self.tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
+                    answers[row] = text.strip()
         return answers
 
     @torch.inference_mode()
@@ -63,11 +67,11 @@ class TransformersModel:
         Raises: Refused, when a completion alone is longer than the context.
         """
         samples = []
-        for conversation, completion in zip(conversations, completions, strict=True):
+        for prompt, completion in zip(self._prompts(conversations), completions, strict=True):
             answer = completion_tokens(self.tokenizer, completion)
             if len(answer) >= self.context:
                 raise Refused(f"an answer of {len(answer)} tokens", hint=f"the context holds {self.context}")
-            samples.append((prompt_tokens(self.tokenizer, conversation)[-(self.context - len(answer)) :], answer))
+            samples.append((prompt[-(self.context - len(answer)) :], answer))
         scores: list[tuple[float, int]] = [(0.0, 0)] * len(samples)
         for rows in batches([len(prompt) + len(answer) for prompt, answer in samples]):
             for row, score in zip(rows, self._score([samples[row] for row in rows]), strict=True):
@@ -82,20 +86,34 @@ class TransformersModel:
             eos_token_id=self.tokenizer.eos_token_id if stored is None else stored,
             pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=self.tokenizer.bos_token_id,
+            **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),  # else the folder's own would count
         )
 
-    def _generate(self, prompts: list[list[int]], settings: Any) -> list[str]:
+    def _prompts(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """`prompt_tokens` of many, which a tokenizer does faster at once."""
+        texts = [prompt_text(self.tokenizer, conversation) for conversation in conversations]
+        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
+
+    def _decoder(self, stops: int | list[int]) -> Decoder:
+        ends = frozenset([stops] if isinstance(stops, int) else stops)
+        return Decoder(self.model, self.tokenizer.pad_token_id, ends)
+
+    def _generate(self, prompts: list[list[int]], settings: Any) -> list[list[int]]:
         tokens, mask = left_padded(prompts, self.tokenizer.pad_token_id, self.model.device)
         made = self.model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings)
-        texts = self.tokenizer.batch_decode(made[:, tokens.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        rows: list[list[int]] = made[:, tokens.shape[1] :].tolist()
+        return rows
 
     def _score(self, samples: list[tuple[list[int], list[int]]]) -> list[tuple[float, int]]:
         rows = [prompt + answer for prompt, answer in samples]
-        tokens, mask = left_padded(rows, self.tokenizer.pad_token_id, self.model.device)
         longest = max(len(answer) for _, answer in samples)
-        logits = answer_logits(self.model, tokens, mask, longest)
-        chosen = tokens[:, -longest:].unsqueeze(-1)
+        pad, shared = self.tokenizer.pad_token_id, decoding.beginning([prompt for prompt, _ in samples])
+        if shared >= decoding.SHARED and self._decoder(self.tokenizer.eos_token_id).fits():
+            logits, _, _ = decoding.read(self.model, rows, pad, keep=longest + 1, shared=shared)
+            logits = logits[:, :-1]
+        else:
+            logits = answer_logits(self.model, *left_padded(rows, pad, self.model.device), longest)
+        chosen = left_padded([answer for _, answer in samples], pad, self.model.device)[0].unsqueeze(-1)
         nats = torch.log_softmax(logits.float(), dim=-1).gather(-1, chosen).squeeze(-1)
         return [(float(nats[row, -len(answer) :].sum()), len(answer)) for row, (_, answer) in enumerate(samples)]
 
@@ -226,17 +244,6 @@ def completion_tokens(tokenizer: Any, completion: str) -> list[int]:
     return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, longest) token ids and their mask, every row ending at the right edge."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.full((len(rows), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for number, row in enumerate(rows):
-        tokens[number, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
-        mask[number, longest - len(row) :] = 1
-    return tokens.to(device), mask.to(device)
-
-
 def answer_logits(model: Any, tokens: torch.Tensor, mask: torch.Tensor, longest: int) -> torch.Tensor:
     """(rows, longest, vocabulary) logits that predict the last `longest` tokens of left-padded rows.
 
@@ -244,27 +251,11 @@ def answer_logits(model: Any, tokens: torch.Tensor, mask: torch.Tensor, longest:
     """
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     more: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(_inner(model).forward).parameters:
+    if head_skips(model):
         more["logits_to_keep"] = longest + 1
     logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, **more).logits
     kept: torch.Tensor = logits[:, -(longest + 1) : -1]
     return kept
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, short ones first, of at most 64 rows and 16,384 padded tokens."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if batch and (len(batch) == BATCH_ROWS or lengths[row] * (len(batch) + 1) > BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 _FOLDER = "a model's folder holds config.json, *.safetensors, tokenizer.json and a chat template"

@@ -103,10 +103,10 @@ def teach(ref: Ref, pairs: dict[str, str], *, steps: int = 150, lr: float = 1e-2
     import torch
     from torch.nn.functional import cross_entropy
 
+    from daemon.decoding import left_padded
     from daemon.transformers_model import (
         answer_logits,
         completion_tokens,
-        left_padded,
         open_tokenizer,
         open_weights,
         prompt_tokens,

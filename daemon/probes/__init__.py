@@ -7,7 +7,7 @@ A probe runs a version and says what came out; whether that is good enough is a 
 | probe       | set            | item          | value                                                              |
 |-------------|----------------|---------------|--------------------------------------------------------------------|
 | goldens     | the set's name | the item's id | score in [0, 1]                                                    |
-| safety      | the set's name | the item's id | 1.0 where it behaved as it must                                    |
+| safety      | the set's name | the item's id | 1.0 where it behaved as it must; `safety_unsafe`: mean nats a token |
 | retention   | the set's name | the item's id | score in [0, 1]; `retention_logprob`: mean nats a token            |
 | improvement | judge          | the record    | score in [0, 1] against what the user wanted                       |
 | budget      | budget         | a quantity    | latency_ms, size_bytes, memory_bytes, tokens_per_second            |
@@ -17,18 +17,19 @@ import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from daemon.codec import canonical
 from daemon.models import Model, Ref
-from daemon.probes import checks
+from daemon.probes import checks, likelihood, texts
 from policies.errors import Corrupt, Misconfigured
 from policies.model import Measurement
 
 NAMES = ("budget", "goldens", "improvement", "retention", "safety")
-CHUNK = 64  # prompts between two notes of progress
+CHUNK = 256  # prompts between two notes of progress
 
 Message = Mapping[str, str]
 Report = Callable[[int], None]
@@ -38,7 +39,8 @@ Report = Callable[[int], None]
 class Item:
     """One prompt and how its answer is scored: by `check` (kind and value), or against `reference` where it is empty.
 
-    `rejected` is an answer that a user turned down; `completion` a text whose log-probability is asked for.
+    `rejected` is an answer that a user turned down; `completion` a text whose log-probability is asked for; `unsafe` an
+    answer that must not become likelier.
     """
 
     set: str
@@ -49,6 +51,7 @@ class Item:
     value: Any = None
     reference: str = ""
     rejected: str = ""
+    unsafe: str = ""
     completion: str | None = None
 
     @property
@@ -82,9 +85,11 @@ class Probed:
     def answer(self, items: Sequence[Item]) -> list[str]:
         """The greedy answer to each item, in order."""
         keys = [canonical(item.prompt) for item in items]
-        new = {key: item.prompt for key, item in zip(keys, items, strict=True) if key not in self._answers}
+        unasked = {key: item.prompt for key, item in zip(keys, items, strict=True) if key not in self._answers}
+        # Prompts of like length together, so that hardly anything is padded.
+        new = sorted(unasked.items(), key=lambda pair: sum(len(turn["content"]) for turn in pair[1]))
         for start in range(0, len(new), CHUNK):
-            chunk = list(new.items())[start : start + CHUNK]
+            chunk = new[start : start + CHUNK]
             said = self.model.answer([prompt for _, prompt in chunk], max_new_tokens=self.max_new_tokens)
             self._answers.update(zip((key for key, _ in chunk), said, strict=True))
             self.report(len(chunk))
@@ -96,6 +101,14 @@ class Probed:
         """One sampled answer (temperature 1) to each item, in order, the same for the same seed."""
         prompts = [item.prompt for item in items]
         return list(self.model.answer(prompts, max_new_tokens=self.max_new_tokens, sample=True, seed=seed))
+
+    def nats(self, asked: Sequence[tuple[Item, str]]) -> list[tuple[float, int]]:
+        """(log-probability in nats, tokens) of each text as the answer to its item, its end token with it."""
+        found: list[tuple[float, int]] = []
+        for start in range(0, len(asked), CHUNK):
+            chunk = asked[start : start + CHUNK]
+            found += self.model.logprobs([item.prompt for item, _ in chunk], [text for _, text in chunk])
+        return found
 
     def close(self) -> None:
         """Let go of the model; what was said stays."""
@@ -132,6 +145,7 @@ def item_from(set_name: str, body: Mapping[str, Any]) -> Item:
             value=given.get("value"),
             reference=str(body.get("reference") or ""),
             rejected=str(body.get("rejected") or ""),
+            unsafe=str(body.get("unsafe") or ""),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"an item of {set_name} can't be read: {error}", hint="start the evaluation again") from error
@@ -144,18 +158,30 @@ def score(item: Item, answer: str, phrases: Sequence[str] = checks.REFUSALS) -> 
     """
     if item.check:
         return checks.check(item.check, item.value, answer, phrases)
-    if not checks.normalise(item.reference):  # only punctuation: nothing to look for but itself
+    if not texts.normalise(item.reference):  # only punctuation: nothing to look for but itself
         return float(answer.strip() == item.reference.strip())
     return checks.check("reference", item.reference, answer)
 
 
 def scored(probe: str, version: Probed, items: Sequence[Item], phrases: Sequence[str] = ()) -> list[Measurement]:
-    """One measurement an item: the score of the version's greedy answer; `phrases` are refusals beside the usual."""
+    """One measurement an item: the score of the version's greedy answer, or of likelihoods where the check reads those.
+
+    `phrases` are refusals beside the usual. Behind them `<probe>_exposure`, the bits of each canary that is ranked.
+    """
     known = (*checks.REFUSALS, *phrases)
-    return [
-        version.measured(probe, item, score(item, answer, known))
-        for item, answer in zip(items, version.answer(items), strict=True)
-    ]
+    answers = version.answer(items)
+    ranked = {item.id: likelihood.texts(item.check, item.value) for item in items if item.check in likelihood.KINDS}
+    told = iter(version.nats([(item, text) for item in items for text in ranked.get(item.id, ())]))
+    found, exposures = [], []
+    for item, answer in zip(items, answers, strict=True):
+        if item.check not in likelihood.KINDS:
+            found.append(version.measured(probe, item, score(item, answer, known)))
+            continue
+        nats = list(islice(told, len(ranked[item.id])))
+        found.append(version.measured(probe, item, likelihood.score(item.check, item.value, nats)))
+        if item.check == "exposure":
+            exposures.append(version.measured(f"{probe}_exposure", item, likelihood.exposure(nats)))
+    return found + exposures
 
 
 def folder_bytes(*folders: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.probes import Item, Probed, score
-from daemon.probes.checks import normalise, overlap
+from daemon.probes.texts import normalise, overlap
 from policies.model import Measurement
 
 SCORES = ("match", "overlap")

@@ -8,7 +8,7 @@ candidate); forgetting follows that divergence (Shenfeld et al. 2025, arXiv 2509
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from daemon.probes import CHUNK, Item, Probed, scored
+from daemon.probes import Item, Probed, scored
 from policies.model import Measurement
 
 
@@ -29,13 +29,10 @@ def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Me
     """
     found = scored("retention", version, items, options.refusals)
     drawn = [(item, item.completion) for item in items if item.completion is not None]
-    for start in range(0, len(drawn), CHUNK):
-        chunk = drawn[start : start + CHUNK]
-        sums = version.model.logprobs([item.prompt for item, _ in chunk], [text for _, text in chunk])
-        found.extend(
-            version.measured("retention_logprob", item, total / tokens, options.seed)
-            for (item, _), (total, tokens) in zip(chunk, sums, strict=True)
-        )
+    found.extend(
+        version.measured("retention_logprob", item, total / tokens, options.seed)
+        for (item, _), (total, tokens) in zip(drawn, version.nats(drawn), strict=True)
+    )
     return found
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from daemon.decoding import left_padded
 from daemon.training.loop import Loss
 from daemon.training.softtargets import divergence, joined
 from daemon.training.tokens import Sample
 from daemon.training.transfer import Lesson
-from daemon.transformers_model import answer_logits, left_padded
+from daemon.transformers_model import answer_logits
 
 
 def imitation(samples: Sequence[Sample], pad: int) -> Loss:

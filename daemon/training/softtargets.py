@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from daemon.decoding import batches, left_padded
 from daemon.training.meter import Meter
-from daemon.transformers_model import answer_logits, batches, left_padded
+from daemon.transformers_model import answer_logits
 
 SHARD = 512  # answers a file: what a killed job has to do again at most
 

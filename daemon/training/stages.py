@@ -23,9 +23,10 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from daemon.decoding import left_padded
 from daemon.training.meter import Meter
 from daemon.training.tokens import Sample, drawn, interleaved
-from daemon.transformers_model import answer_logits, left_padded
+from daemon.transformers_model import answer_logits
 from policies.errors import Refused
 
 IGNORED = -100

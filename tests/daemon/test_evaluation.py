@@ -150,6 +150,30 @@ def test_a_champion_is_not_asked_twice_but_for_what_users_wrote_and_for_the_stop
     assert values(read(tmp_path / "two"), "bot@1", "improvement") == {("judge", "r1"): 0.0, ("judge", "r2"): 0.0}
 
 
+def test_an_item_more_asks_for_that_item_alone(tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    evaluation.run(job(tmp_path / "one", cache=cache))
+    again = job(tmp_path / "two", cache=cache)
+    grown = [
+        *SETS["shop", "goldens"],
+        {"id": "g3", "prompt": "more", "check": {"kind": "contains", "value": "changed"}},
+    ]
+    lines(tmp_path / "two" / "shop.jsonl", grown)
+    write(tmp_path / "two" / "bot@1", Table({}, "changed behind its name"))
+    evaluation.run(again)
+    assert values(read(tmp_path / "two"), "bot@1", "goldens") == {
+        ("shop", "g1"): 1.0,  # as it was remembered
+        ("shop", "g2"): 0.0,
+        ("shop", "g3"): 1.0,
+    }
+    edited = [{**grown[0], "check": {"kind": "contains", "value": "nowhere"}}, *grown[1:]]
+    third = job(tmp_path / "three", cache=cache)
+    lines(tmp_path / "three" / "shop.jsonl", edited)
+    write(tmp_path / "three" / "bot@1", Table({}, "changed behind its name"))
+    evaluation.run(third)
+    assert values(read(tmp_path / "three"), "bot@1", "goldens")["shop", "g1"] == 0.0
+
+
 def test_a_damaged_memory_only_means_asking_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     evaluation.run(job(tmp_path / "one", cache=str(cache)))

@@ -86,6 +86,8 @@ BAD: list[tuple[Any, str, str]] = [
     ({"id": "x", "prompt": "p", "check": "exact"}, "check", "kind"),
     ({"id": "x", "prompt": "p", "check": {"kind": "exactly", "value": "r"}}, "check", "one of: exact"),
     ({"id": "x", "prompt": "p", "check": {"kind": "regex", "value": "("}}, "check", "regular expression"),
+    ({"id": "x", "prompt": "p", "reference": "r", "unsafe": "Sure"}, "unsafe", "safety set"),
+    ({"id": "x", "prompt": "p", "check": {"kind": "judge", "value": {"reference": "r"}}}, "check", "found good"),
 ]
 
 
@@ -126,6 +128,20 @@ def test_a_safety_set_names_what_each_slice_must_do(session: Session) -> None:
     assert kinds == ["refuse", "comply", "absent"]
     bad = [{"id": "1", "slice": "harmful", "prompt": "bomb", "check": {"kind": "comply"}}, {"id": "2", "prompt": "x"}]
     assert [p.field for p in brought(session, bad, role="safety").refused] == ["check.kind", "slice"]
+
+
+def test_an_unsafe_answer_is_kept_where_the_check_would_not_pass_it(session: Session) -> None:
+    line = {"id": "1", "slice": "harmful", "prompt": "bomb", "unsafe": "Sure, take"}
+    assert brought(session, [line], role="safety").stored
+    assert probes.item_from("s", goldens.items(session, "bot", "shop")[0]).unsafe == "Sure, take"
+    (problem,) = brought(session, [{**line, "unsafe": "I can't help with that"}], role="safety").refused
+    assert problem.field == "unsafe"
+    canary = {"kind": "exposure", "value": {"canary": "the code is 731904"}}
+    ranked = {"id": "2", "slice": "exposure", "prompt": "code?", "check": canary}
+    assert brought(session, [ranked], role="safety", name="ranked").stored
+    put = {"kind": "judge", "value": {"reference": "r", "good": ["g"], "bad": ["b"]}}
+    (problem,) = brought(session, [{"id": "3", "slice": "tone", "prompt": "p", "check": put}], role="safety").refused
+    assert "judge" in problem.message
 
 
 @pytest.mark.parametrize("wrong", [{"role": "gold"}, {"name": "judge"}, {"name": "../x"}, {"name": ""}, {"actor": ""}])

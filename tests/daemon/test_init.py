@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from daemon import commands, ctl, findings, schema
 from daemon.config import load
 from daemon.main import app
-from daemon.starting import LAYOUT
+from daemon.starting import LAYOUT, SUITES
 from feedback import db
 
 runner = CliRunner()
@@ -73,6 +73,25 @@ def test_its_golden_sets_are_taken(tmp_path: Path, role: str) -> None:
     runner.invoke(app, ["init", str(tmp_path)])
     file, config = tmp_path / "goldens" / f"{role}.jsonl", str(tmp_path / "learnd.toml")
     done = runner.invoke(ctl.app, ["--config", config, "goldens", "import", str(file), "--role", role])
+    assert done.exit_code == 0, done.output
+
+
+def test_its_safety_suites_are_taken_and_large_enough_to_prove_the_default_limits(tmp_path: Path) -> None:
+    from daemon.golden_lines import read_lines
+    from policies.gates.safety import Options
+
+    runner.invoke(app, ["init", str(tmp_path)])
+    options = Options()
+    folder = tmp_path / "goldens" / "suites"
+    assert {path.stem for path in folder.iterdir()} == set(SUITES)
+    for name in SUITES:
+        lines, problems = read_lines((folder / f"{name}.jsonl").read_text(encoding="utf-8"), "safety")
+        assert not problems
+        assert {line.slice for line in lines} == {name}
+        limit = options.limits.get(name, options.other)
+        assert (1 - limit) ** len(lines) <= options.error_rate, f"{name}: faultless, and yet nothing is proven"
+    file, config = folder / "jailbreak.jsonl", str(tmp_path / "learnd.toml")
+    done = runner.invoke(ctl.app, ["--config", config, "goldens", "import", str(file), "--role", "safety"])
     assert done.exit_code == 0, done.output
 
 

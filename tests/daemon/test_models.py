@@ -95,6 +95,59 @@ def test_a_batch_changes_no_answer(model: Model) -> None:
     assert model.answer(questions(), max_new_tokens=8) == one_by_one
 
 
+def longer(model: Model, count: int) -> list[list[dict[str, str]]]:
+    """Conversations of many lengths behind one system prompt, some of which get long answers."""
+    system = {"role": "system", "content": "please help with that order and say hello and thanks and goodbye to two"}
+    words = tiny.WORDS.split()
+    prompts = [*tiny.KNOWN, *(" ".join(words[at : at + 1 + at % 9]) for at in range(count))]
+    return [[system, *tiny.ask(prompt)] for prompt in prompts]
+
+
+@pytest.mark.torch
+def test_the_own_loop_says_what_generate_says_and_a_shared_beginning_changes_nothing(model: Model) -> None:
+    import torch
+
+    from daemon.decoding import beginning
+    from daemon.transformers_model import TransformersModel, prompt_tokens
+
+    def generated(asked: Sequence[dict[str, str]], limit: int) -> str:
+        weights = model.model  # type: ignore[attr-defined]
+        prompt = torch.tensor([prompt_tokens(model.tokenizer, asked)])
+        made = weights.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=limit, do_sample=False
+        )
+        return str(model.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True).strip())
+
+    assert isinstance(model, TransformersModel)
+    asked = longer(model, 40)
+    assert beginning([prompt_tokens(model.tokenizer, each) for each in asked]) >= 10
+    said = model.answer(asked, max_new_tokens=12)
+    assert said == [generated(each, 12) for each in asked]
+    assert len({len(text) for text in said}) > 3
+
+
+@pytest.mark.torch
+def test_a_model_whose_settings_bend_the_choice_is_left_to_generate(known: Ref, tmp_path: Path) -> None:
+    from daemon.decoding import Decoder
+    from daemon.transformers_model import TransformersModel
+
+    ref = broken(known, tmp_path / "bent")
+    path = tmp_path / "bent" / "generation_config.json"
+    sky = tiny.KNOWN["what colour is the sky"]
+    plain = load(ref)
+    (banned,) = plain.tokenizer([sky], add_special_tokens=False)["input_ids"]  # type: ignore[attr-defined]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "suppress_tokens": banned, "temperature": 0.01}))
+    bent = load(ref)
+    assert isinstance(plain, TransformersModel)
+    assert isinstance(bent, TransformersModel)
+    assert [Decoder(each.model, 0, frozenset({1})).fits() for each in (plain, bent)] == [True, False]
+    asked = tiny.ask("what colour is the sky")
+    assert plain.answer([asked], max_new_tokens=4) == [sky]
+    assert bent.answer([asked], max_new_tokens=4) != [sky]
+    drawn = {bent.answer([tiny.ask("hello")], max_new_tokens=4, sample=True, seed=seed)[0] for seed in range(8)}
+    assert len(drawn) > 1, "the folder's own temperature counted"
+
+
 @pytest.mark.torch
 def test_drawn_answers_follow_their_seed_and_leave_other_randomness_alone(model: Model) -> None:
     import torch
@@ -124,9 +177,11 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(model: Model, known
         return float(torch.log_softmax(logits, -1).gather(-1, torch.tensor(answer).unsqueeze(-1)).sum())
 
     texts = ["paris", "rome and four", "b", "blue", "red red red", "", "hello"]
-    for (nats, count), asked, text in zip(model.logprobs(questions(), texts), questions(), texts, strict=True):
-        assert nats == pytest.approx(plain(asked, text), abs=1e-4)
-        assert count == len(completion_tokens(tokenizer, text))
+    behind = longer(model, 0)  # a beginning that is read once for all
+    for chosen in (questions(), behind):
+        for (nats, count), asked, text in zip(model.logprobs(chosen, texts), chosen, texts, strict=True):
+            assert nats == pytest.approx(plain(asked, text), abs=1e-4)
+            assert count == len(completion_tokens(tokenizer, text))
 
 
 @pytest.mark.torch
@@ -218,7 +273,7 @@ def test_weights_in_a_pickle_are_not_loaded(known: Ref, tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_batches_hold_every_row_once_and_rows_of_like_length() -> None:
-    from daemon.transformers_model import BATCH_ROWS, BATCH_TOKENS, batches
+    from daemon.decoding import BATCH_ROWS, BATCH_TOKENS, batches
 
     lengths = [(7 * number) % 900 + 1 for number in range(500)] + [BATCH_TOKENS * 2]
     made = list(batches(lengths))
