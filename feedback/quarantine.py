@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import and_, exists, select, update
+from sqlalchemy import and_, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from feedback.statements import upsert
@@ -24,10 +24,11 @@ def hold(session: Session, seqs: Iterable[int], reason: str, now: float) -> int:
     for part in _parts(seqs):
         query = select(Record.seq, Record.deployment).where(Record.seq.in_(part), Record.state == "live")
         rows = [
-            {"seq": seq, "deployment": deployment, "reason": reason, "at": now, "ended": None, "ending": ""}
+            {"seq": seq, "deployment": deployment, "reason": reason, "at": now}
+            | {"ended": None, "ending": "", "ended_by": ""}
             for seq, deployment in session.execute(query)
         ]
-        upsert(session, Held, rows, update=("reason", "at", "ended", "ending"))
+        upsert(session, Held, rows, update=("reason", "at", "ended", "ending", "ended_by"))
         session.execute(update(Record).where(Record.seq.in_([row["seq"] for row in rows])).values(state="quarantined"))
         held += len(rows)
     return held
@@ -52,11 +53,15 @@ def sweep(
     return sum(hold(session, seqs, reason, now) for reason, seqs in reasons.items())
 
 
-def release(session: Session, seqs: Iterable[int], now: float) -> int:
-    """Let held records teach again; one that its user has replaced meanwhile becomes history instead."""
+def release(session: Session, seqs: Iterable[int], now: float, by: str) -> int:
+    """Let held records teach again, marked with who let them go; what its user has replaced meanwhile becomes history.
+
+    They come back as what they are, old records: those of a window that was learned from return by replay, a few a
+    cycle, and none counts as newly come in.
+    """
     released = 0
     for part in _parts(seqs):
-        ended = _end(session, part, "released", now)
+        ended = _end(session, part, "released", now, by)
         later = aliased(Record)
         replaced = exists().where(
             and_(
@@ -78,33 +83,74 @@ def release(session: Session, seqs: Iterable[int], now: float) -> int:
     return released
 
 
-def drop(session: Session, seqs: Iterable[int], now: float) -> int:
+def drop(session: Session, seqs: Iterable[int], now: float, by: str) -> int:
     """Never let held records teach: they stay in quarantine as history, and are listed no more."""
-    return sum(len(_end(session, part, "dropped", now)) for part in _parts(seqs))
+    return sum(len(_end(session, part, "dropped", now, by)) for part in _parts(seqs))
 
 
-def listing(session: Session, deployment: str = "", limit: int = 100) -> list[dict[str, Any]]:
-    """What is held now, newest first: `seq, id, deployment, reason, at, user_hash` (a hash's first 12 characters)."""
+def listing(session: Session, deployment: str = "", limit: int = 100, hold: str = "") -> list[dict[str, Any]]:
+    """What is held now, newest first: `seq, id, hold, deployment, reason, at, user_hash` (a hash's first 12 characters).
+
+    `hold`: only those held together under this name (see `holds`).
+    """
     query = (
         select(Held, Record.id, Record.user_hash)
         .join(Record, Record.seq == Held.seq)
         .where(Held.ended.is_(None))
         .order_by(Held.seq.desc())
-        .limit(limit)
     )
     if deployment:
         query = query.where(Held.deployment == deployment)
+    if hold:
+        reasons = [row["reason"] for row in holds(session, deployment) if row["hold"].startswith(hold)]
+        query = query.where(Held.reason.in_(reasons))
     return [
         {
             "seq": held.seq,
             "id": id,
+            "hold": _hold(held.deployment, held.reason),
             "deployment": held.deployment,
             "reason": held.reason,
             "at": held.at,
             "user_hash": user[:12],
         }
-        for held, id, user in session.execute(query)
+        for held, id, user in session.execute(query.limit(limit))
     ]
+
+
+def holds(session: Session, deployment: str = "") -> list[dict[str, Any]]:
+    """What is held now by its reason, the newest first: `hold, deployment, reason, records, raters, at`.
+
+    `hold` names the records that were held together: eight hexadecimal digits of what they were held for.
+    """
+    raters = func.count(func.distinct(func.nullif(Record.user_hash, "")))
+    query = (
+        select(Held.deployment, Held.reason, func.count(), raters, func.max(Held.at))
+        .join(Record, Record.seq == Held.seq)
+        .where(Held.ended.is_(None))
+        .group_by(Held.deployment, Held.reason)
+        .order_by(func.max(Held.at).desc(), Held.reason)
+    )
+    if deployment:
+        query = query.where(Held.deployment == deployment)
+    names = ("deployment", "reason", "records", "raters", "at")
+    return [{"hold": _hold(row[0], row[1]), **dict(zip(names, row, strict=True))} for row in session.execute(query)]
+
+
+def chosen(
+    session: Session, deployment: str, *, hold: str = "", rater: str = "", seqs: Sequence[int] = ()
+) -> list[int]:
+    """The records held now that are meant: of the hold and of the rater whose names begin so, or by their numbers."""
+    query = (
+        select(Held.seq, Held.reason)
+        .join(Record, Record.seq == Held.seq)
+        .where(Held.deployment == deployment, Held.ended.is_(None))
+    )
+    if rater:
+        query = query.where(Record.user_hash.startswith(rater, autoescape=True))
+    wanted = set(seqs)
+    found = [(seq, reason) for seq, reason in session.execute(query) if not wanted or seq in wanted]
+    return sorted(seq for seq, reason in found if not hold or _hold(deployment, reason).startswith(hold))
 
 
 def _rater_record(
@@ -119,10 +165,14 @@ def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def _end(session: Session, seqs: Sequence[int], ending: str, now: float) -> list[int]:
+def _hold(deployment: str, reason: str) -> str:
+    return _digest(f"{deployment}\n{reason}")[:8]
+
+
+def _end(session: Session, seqs: Sequence[int], ending: str, now: float, by: str) -> list[int]:
     query = select(Held.seq).where(Held.seq.in_(seqs), Held.ended.is_(None))
     found = list(session.scalars(query))
-    session.execute(update(Held).where(Held.seq.in_(found)).values(ended=now, ending=ending))
+    session.execute(update(Held).where(Held.seq.in_(found)).values(ended=now, ending=ending, ended_by=by))
     return found
 
 

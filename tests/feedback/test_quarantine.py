@@ -36,7 +36,7 @@ def test_held_records_are_listed_and_come_back(engine: Engine, ingest: Ingest) -
         (2, "r-2", "a brigade"),
         (1, "r-1", "a brigade"),
     ]
-    assert do(engine, quarantine.release, [1, 3], NOW) == 1
+    assert do(engine, quarantine.release, [1, 3], NOW, "lea") == 1
     assert states(engine) == ["live", "quarantined", "live", "live"]
     assert db.read(engine, lambda session: store.counters(session, "bot"))["quarantined"] == 1
     assert do(engine, quarantine.hold, [1], "a second time", NOW) == 1
@@ -44,9 +44,9 @@ def test_held_records_are_listed_and_come_back(engine: Engine, ingest: Ingest) -
 
 def test_dropped_records_never_teach_and_are_listed_no_more(engine: Engine, ingest: Ingest) -> None:
     do(engine, quarantine.hold, [1], "a brigade", NOW)
-    assert do(engine, quarantine.drop, [1, 2], NOW) == 1
+    assert do(engine, quarantine.drop, [1, 2], NOW, "lea") == 1
     assert do(engine, quarantine.listing) == []
-    assert do(engine, quarantine.release, [1], NOW) == 0
+    assert do(engine, quarantine.release, [1], NOW, "lea") == 0
     assert states(engine)[0] == "quarantined"
 
 
@@ -57,7 +57,7 @@ def test_a_released_record_that_was_replaced_meanwhile_is_history(engine: Engine
     do(engine, quarantine.hold, [1], "a brigade", NOW)
     source.put(wire(id="new", user="bob", interaction="i"))
     ingest.step()
-    do(engine, quarantine.release, [1], NOW)
+    do(engine, quarantine.release, [1], NOW, "lea")
     assert states(engine) == ["superseded", "live"]
 
 
@@ -69,7 +69,7 @@ def test_an_erased_record_leaves_quarantine(engine: Engine) -> None:
     source.put(wire(id="e", kind="erase", erase=["r-1"]))
     ingest.step()
     assert do(engine, quarantine.listing) == []
-    assert do(engine, quarantine.release, [1], NOW) == 0
+    assert do(engine, quarantine.release, [1], NOW, "lea") == 0
     assert states(engine) == ["erased"]
 
 
