@@ -89,3 +89,39 @@ def test_a_sweep_holds_a_brigade_and_nobody_else(engine: Engine) -> None:
     assert held == len(brigade)
     assert {row["id"][0] for row in do(engine, quarantine.listing)} == {"b"}
     assert do(engine, quarantine.sweep, "bot", 0, last, NOW) == 0
+
+
+def weights(engine: Engine) -> dict[str, float]:
+    return db.read(engine, lambda session: dict(session.execute(select(Record.id, Record.weight)).tuples().all()))
+
+
+def test_a_sweep_weighs_every_record_and_what_is_outvoted_weighs_nothing(engine: Engine) -> None:
+    source = FakeSource([wire(id=f"up-{n}", user=f"u-{n}") for n in range(6)])
+    source.put(wire(id="down", user="odd", rating=-1), wire(id="other", user="u-9", prompt="Another?", messages=...))
+    Ingest(engine, source, SETTINGS, lambda: NOW).step()
+    assert do(engine, quarantine.sweep, "bot", 0, 8, NOW) == 0
+    found = weights(engine)
+    assert found["down"] == 0.0
+    assert found["other"] == 0.4, "a stranger whom nobody confirms"
+    assert all(0.4 < found[f"up-{n}"] < 1 for n in range(6))
+    do(engine, quarantine.sweep, "bot", 0, 8, NOW)
+    assert weights(engine) == found
+
+
+def test_a_golden_outvotes_the_crowd(engine: Engine) -> None:
+    said = [wire(id=f"down-{n}", user=f"u-{n}", rating=-1) for n in range(6)]
+    Ingest(engine, FakeSource([*said, wire(id="up", user="one")]), SETTINGS, lambda: NOW).step()
+    goldens = {"how do i top up": lambda answer: "app" in answer}
+    do(engine, quarantine.sweep, "bot", 0, 7, NOW, quarantine.OPTIONS, goldens)
+    found = weights(engine)
+    assert found["up"] > 0.4
+    assert {found[f"down-{n}"] for n in range(6)} == {0.0}
+
+
+def test_what_a_person_let_go_is_not_held_by_a_rule_again(engine: Engine) -> None:
+    burst = [wire(id=f"b-{n}", user="bob", prompt=f"Question {n}?", messages=...) for n in range(53)]
+    Ingest(engine, FakeSource(burst), SETTINGS, lambda: NOW).step()
+    assert do(engine, quarantine.sweep, "bot", 0, 53, NOW) == 3
+    do(engine, quarantine.release, [51, 52, 53], NOW, "lea")
+    assert do(engine, quarantine.sweep, "bot", 0, 53, NOW) == 0
+    assert set(states(engine)) == {"live"}
