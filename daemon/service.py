@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from daemon import adopt, clock, heartbeat, housekeeping, loop, schema, sdnotify, targets
+from daemon import adopt, clock, heartbeat, housekeeping, loop, returning, schema, sdnotify, targets
 from daemon.audit import log as audit
 from daemon.clock import Clock, SystemClock
 from daemon.config import Deployment, Settings, canonical, load, load_policy, parse_policy
@@ -187,7 +187,7 @@ class Service:
 
         def look(session: Session) -> bool:
             slot = session.get_one(Slot, slot_id)
-            return slot.phase in BUSY or bool(slot.evidence_job)
+            return slot.phase in BUSY or bool(slot.evidence_job) or returning.waits(session, slot_id)
 
         return db.read(self.engine, look)
 

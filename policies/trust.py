@@ -46,14 +46,14 @@ def judge(records: Iterable[RaterRecord], options: Options, after: int = -1) -> 
     held: dict[int, str] = {}
     rules = (
         together,
-        _pushed(known, [each for each in pushed if each.proven]),
+        _pushed(known, compared, now, [each for each in pushed if each.proven]),
         _contradictions(known, compared, now, options),
         _bursts(known, options),
     )
     for found in rules:
         for number, reason in found.items():
             held.setdefault(number, reason)
-    waiting = _pushed(known, [each for each in pushed if not each.proven])
+    waiting = _pushed(known, compared, now, [each for each in pushed if not each.proven])
     weights = {
         record.seq: 0.0 if number in waiting else _weight(record, compared[number], now, options)
         for number, record in enumerate(known)
@@ -82,8 +82,10 @@ def _weight(record: RaterRecord, compared: Compared, now: Standing, options: Opt
     return round(rater * min(1.0, 2 * (1 + pro) / (2 + pro + con)), 4)
 
 
-def _pushed(records: Sequence[RaterRecord], found: Sequence[Campaign]) -> dict[int, str]:
-    """The texts of campaigns, and all that came since from raters who wrote several of them."""
+def _pushed(
+    records: Sequence[RaterRecord], compared: Sequence[Compared], now: Standing, found: Sequence[Campaign]
+) -> dict[int, str]:
+    """The texts of campaigns but those of bystanders that others confirm, and all that came since from who pushed."""
     texts: dict[str, int] = defaultdict(int)
     for record in records:
         texts[record.user] += bool(record.words)
@@ -91,12 +93,12 @@ def _pushed(records: Sequence[RaterRecord], found: Sequence[Campaign]) -> dict[i
     for campaign in found:
         pushed: dict[str, int] = defaultdict(int)
         for number in campaign.numbers:
-            held.setdefault(number, campaign.reason)
             pushed[records[number].user] += 1
         part = {user for user, n in pushed.items() if user and (n >= PUSHED or (n > 1 and 2 * n >= texts[user]))}
         first = min(records[number].at for number in campaign.numbers)
         for number, record in enumerate(records):
-            if record.user in part and record.at >= first:
+            mine = record.user in part and record.at >= first
+            if mine or (number in campaign.numbers and not tally([number], compared, now, 1)[0]):
                 held.setdefault(number, campaign.reason)
     return held
 

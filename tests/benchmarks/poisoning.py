@@ -69,6 +69,7 @@ def main() -> int:
         Claim("honest_held", max(r["honest_held"] for r in rows), 0.01, least=False),
     ]
     raw = {"runs": rows, "records": 2 * size, "raters": raters, "seconds": round(time.monotonic() - began, 1)}
+    raw["cpu_seconds"] = round(time.process_time(), 1)
     write(given.out, name="poisoning", seeds=[SEED], raw=raw, claims=claims)
     picture(given.out, lambda axes: _draw(axes, rows))
     sys.stdout.write(told(claims) + "\n")
