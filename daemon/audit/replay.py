@@ -120,7 +120,7 @@ def _replay(session: Session, policies: _Policies) -> Replay:
             same += finding is None
             if finding:
                 (different if readable else unreplayable).append(finding)
-    for judged in _judgements(session):
+    for judged in judgements(session):
         alike, findings, readable = _judge_again(judged, policies)
         verdicts += alike + len(findings)
         verdicts_same += alike
@@ -142,7 +142,7 @@ def _decide_again(row: Decision, policies: _Policies) -> tuple[Finding | None, b
     return Finding("decision", row.id, was, f"{type(action).__name__}: {action.reason}"), True
 
 
-def _judgements(session: Session) -> Iterator[_Judged]:
+def judgements(session: Session) -> Iterator[_Judged]:
     """Stored verdicts in groups that were judged together, with the measurements they were judged on."""
     keys = (VerdictRow.evaluation, VerdictRow.version, VerdictRow.policy_hash)
     for evaluation, version, policy in session.execute(select(*keys).distinct().order_by(*keys)).all():

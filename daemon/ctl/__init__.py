@@ -62,6 +62,7 @@ for name, command in (
     ("rollback", acting.rollback),
     ("pause", acting.pause),
     ("resume", acting.resume),
+    ("backtest", auditing.backtest),
     ("doctor", care.doctor),
 ):
     app.command(name)(command)
