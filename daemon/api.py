@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from daemon import commands, evidence, metrics, tallies, views
+from daemon import commands, evidence, holding, metrics, tallies, views
 from daemon import goldens as sets
 from daemon.config import Settings
 from daemon.peers import OPERATOR, actor_of, listens, role_of
@@ -52,6 +52,19 @@ class Order(BaseModel):
     reason: str = ""
     version: str = ""
     tenant: str = ""
+
+
+class Release(BaseModel):
+    """What POST /quarantine takes: `verb` is release or drop; which held records by `hold`, `rater`, `seqs` or all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    deployment: str
+    verb: str
+    reason: str = ""
+    hold: str = ""
+    rater: str = ""
+    seqs: list[int] = []
+    everything: bool = False
 
 
 class GoldenFile(BaseModel):
@@ -121,6 +134,12 @@ def _views(made: FastAPI, desk: _Desk) -> None:
     def dead_letters(deployment: str = "", limit: int = 50) -> list[dict[str, Any]]:
         return desk.see(lambda session: views.dead_letters(session, deployment=deployment, limit=limit))
 
+    @made.get("/quarantine")
+    def held(deployment: str = "", hold: str = "", records: bool = False, limit: int = 100) -> list[dict[str, Any]]:
+        return desk.see(
+            lambda session: holding.listing(session, deployment=deployment, hold=hold, records=records, limit=limit)
+        )
+
     @made.get("/metrics")
     def measured() -> PlainTextResponse:
         told = desk.see(lambda session: (views.status(session, desk.now()), tallies.look(session)))
@@ -163,6 +182,11 @@ def _writes(made: FastAPI, desk: _Desk) -> None:
         return desk.write(
             lambda session: commands.insert(session, **order.model_dump(), actor=actor, role=role, now=now)
         )
+
+    @made.post("/quarantine", status_code=201)
+    def release(wish: Release, peer: Peer) -> dict[str, Any]:
+        actor, role, now = actor_of(peer), role_of(peer, desk.settings.operators), desk.now()
+        return desk.write(lambda session: holding.end(session, **wish.model_dump(), actor=actor, role=role, now=now))
 
     @made.post("/goldens", status_code=201)
     def golden_file(file: GoldenFile, peer: Peer) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What becomes of commands in the loop: what needs no action at once, the rest when their action was carried out.
 
 Owns: closing a command's row with its answer and its audit entry. Refuses to say whether a command can be done
-(`policies.decide.answer`). Called by `daemon.loop`.
+(`policies.decide.answer`). Called by `daemon.loop` and `daemon.holding`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,7 +31,7 @@ def settle_at_once(session: Session, slot: Slot, policy: Policy, now: float, sna
     for row in rows:
         if row.verb in ("pause", "resume"):
             slot.paused_by = row.actor if row.verb == "pause" else ""
-            _close(session, row, "done", "paused" if slot.paused_by else "resumed", now)
+            close(session, row, "done", "paused" if slot.paused_by else "resumed", now)
             continue
         if row.verb == POLICY:
             why = held_policies.approve(session, slot.deployment, row.version)
@@ -39,7 +40,7 @@ def settle_at_once(session: Session, slot: Slot, policy: Policy, now: float, sna
         view = CommandView(row.id, row.verb, row.actor, row.reason, row.version, row.at)
         refusal = why_not(view, snapshot(), policy)
         if refusal is not None:
-            _close(session, row, "refused", refusal, now)
+            close(session, row, "refused", refusal, now)
 
 
 def conclude(session: Session, action: Action, answer: Answer, now: float) -> str:
@@ -51,11 +52,19 @@ def conclude(session: Session, action: Action, answer: Answer, now: float) -> st
     refused = answer.outcome in (Outcome.REFUSED, Outcome.FAILED, Outcome.MISSERVED)
     if (refused or not answer.error) and not waits_for_rollback:
         text = f"{answer.outcome.value}: {answer.note}" if answer.note else answer.outcome.value
-        _close(session, row, "refused" if refused else "done", text, now)
+        close(session, row, "refused" if refused else "done", text, now)
     return row.actor
 
 
-def _close(session: Session, row: CommandRow, outcome: str, answer: str, now: float) -> None:
+def close(
+    session: Session,
+    row: CommandRow,
+    outcome: str,
+    answer: str,
+    now: float,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the answer into the command's row and, with `facts`, into the audit log."""
     row.outcome, row.answer, row.ended = outcome, answer, now
     audit.append(
         session,
@@ -65,5 +74,6 @@ def _close(session: Session, row: CommandRow, outcome: str, answer: str, now: fl
         reason=row.reason,
         deployment=row.deployment,
         version=row.version,
-        facts={"command": row.id, "outcome": outcome, "answer": answer, "role": row.role, "tenant": row.tenant},
+        facts={"command": row.id, "outcome": outcome, "answer": answer, "role": row.role, "tenant": row.tenant}
+        | dict(facts or {}),
     )

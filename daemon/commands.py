@@ -18,9 +18,10 @@ from daemon.tables import CommandRow, Slot, VersionRow
 from policies.errors import Refused
 
 VERBS = ("train", "approve", "approve_policy", "reject", "promote", "rollback", "pause", "resume")
-# Production changes, or a candidate is thrown away: whoever reads the audit log will ask why.
-REASONED = ("approve", "approve_policy", "reject", "promote", "rollback")
 POLICY = "approve_policy"
+HELD = ("release", "drop")  # carried out at once (`daemon.holding`), not by the loop
+# Production changes, or a candidate or records are thrown away: whoever reads the audit log will ask why.
+REASONED = ("approve", "approve_policy", "reject", "promote", "rollback", *HELD)
 LONGEST_REASON = 2000
 
 
@@ -40,16 +41,45 @@ def insert(
 
     Raises: Refused where the actor may not, the verb, slot or version isn't known, or a reason is missing.
     """
+    if verb not in VERBS:
+        raise Refused(f"{verb!r} is no command", hint=f"one of {', '.join(VERBS)}")
+    row = given(
+        session,
+        deployment=deployment,
+        verb=verb,
+        actor=actor,
+        role=role,
+        reason=reason,
+        now=now,
+        version=version,
+        tenant=tenant,
+    )
+    return plain(row)
+
+
+def given(
+    session: Session,
+    *,
+    deployment: str,
+    verb: str,
+    actor: str,
+    role: str,
+    reason: str,
+    now: float,
+    version: str = "",
+    tenant: str = "",
+) -> CommandRow:
+    """The row of a command whose verb the caller knows, still open.
+
+    Raises: Refused where the actor may not, slot or version isn't known, or a reason is missing.
+    """
     if role != OPERATOR:
         raise Refused(
             f"{actor} may look, not command", hint="ask an operator, or be made a member of the group `operators` names"
         )
-    if verb not in VERBS:
-        raise Refused(f"{verb!r} is no command", hint=f"one of {', '.join(VERBS)}")
     if verb in REASONED and not reason.strip():
-        raise Refused(
-            f"{verb} changes production: it needs a reason", hint='add --reason "why", it goes into the audit log'
-        )
+        said = "changes what is learned" if verb in HELD else "changes production"
+        raise Refused(f"{verb} {said}: it needs a reason", hint='add --reason "why", it goes into the audit log')
     if len(reason) > LONGEST_REASON:
         raise Refused(f"the reason has {len(reason)} characters", hint=f"at most {LONGEST_REASON}")
     _slot(session, deployment, tenant)
@@ -70,7 +100,7 @@ def insert(
     )
     session.add(row)
     session.flush()
-    return plain(row)
+    return row
 
 
 def resolve(session: Session, prefix: str, deployment: str = "") -> str:

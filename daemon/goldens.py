@@ -7,8 +7,9 @@ Called by `daemon.commands` (import), `daemon.observe`, `daemon.judging`, `daemo
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from sqlalchemy.orm import Session
 
 from daemon.codec import canonical
 from daemon.golden_lines import Line, Problem, read_lines
+from daemon.probes.checks import check
 from daemon.study import write_lines
 from daemon.tables import GoldenItem, GoldenSet
 from feedback import store
-from feedback.near import Near, prompt_text
+from feedback.near import Near, normalise, prompt_text
 from policies.errors import Refused
 from policies.model import SetView
 
 ROLES = ("goldens", "safety", "anchor")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEFINITE = ("contains", "regex", "json_schema", "numeric", "refuse", "comply")
 TAKEN = ("judge", "budget", "proof", "plan", "ancestry")  # sets of measurements that are no imported set
 
 
@@ -125,6 +128,20 @@ def texts(session: Session, deployment: str) -> list[str]:
     return sorted({prompt_text(body["messages"]) for body in bodies})
 
 
+def references(session: Session, deployment: str) -> dict[str, Callable[[str], bool]]:
+    """Whether an answer passes, for every prompt of an accepted set that has a definite answer, by the normalised prompt.
+
+    Items of which one wording among many passes (exact, normalised) are left out: another one contradicts nothing.
+    """
+    found: dict[str, Callable[[str], bool]] = {}
+    for row in _current(session, deployment):
+        for body in _bodies(session, row.id) if row.role == "goldens" else ():
+            kind, value = body["check"]["kind"], body["check"].get("value", body.get("reference"))
+            if kind in DEFINITE and value is not None:
+                found[normalise(prompt_text(body["messages"]))] = partial(_passes, kind, value)
+    return found
+
+
 def write_sets(session: Session, deployment: str, folder: Path) -> list[dict[str, Any]]:
     """Export the accepted sets to `folder` as JSON Lines, and name them as an evaluation's input `sets`."""
     written = []
@@ -151,6 +168,10 @@ def propose(session: Session, deployment: str, n: int, *, tenant: str = "") -> l
         body = {"id": record["id"], "slice": record.get("slice") or "", "messages": record["messages"]}
         found.append({**body, "check": {"kind": "reference"}, "reference": record["reference"]})
     return found
+
+
+def _passes(kind: str, value: Any, answer: str) -> bool:
+    return check(kind, value, answer) >= 1.0
 
 
 def _check_names(name: str, role: str, actor: str) -> None:

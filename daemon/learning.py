@@ -68,7 +68,14 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
 
 def _hold_back(session: Session, context: Context, slot: Slot, action: Train) -> int:
     """Ask `policies.trust` about the window's raters before anything is drawn from it; how many records are held."""
-    return quarantine.sweep(session, slot.deployment, *action.window, context.clock.now())
+    return quarantine.sweep(
+        session,
+        slot.deployment,
+        *action.window,
+        context.clock.now(),
+        context.policy.trust,
+        goldens.references(session, slot.deployment),
+    )
 
 
 def _dataset(session: Session, context: Context, slot: Slot, action: Train) -> Dataset:

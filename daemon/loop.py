@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from daemon import act, clock, codec, command_outcomes, looking
+from daemon import act, clock, codec, command_outcomes, looking, returning
 from daemon.answer import Answer
 from daemon.audit import log as audit
 from daemon.context import Context
@@ -55,6 +55,10 @@ def tick(context: Context, slot_id: int, granted: tuple[bool, str] = (True, ""))
     Raises: Transient where the database is away; Corrupt where stored state contradicts itself.
     """
     looking.look(context, slot_id)
+    proved = returning.follow(context, slot_id)
+    if proved is not None:
+        said = f"rolled back to {proved.version}: {proved.reason}"
+        return Tick(True, False, said, "rollback", "" if proved.serves else "rollback_unproven")
     if _open(context, slot_id) is None:
         decided = db.transact(context.engine, lambda session: _intend(session, context, slot_id, granted))
         if decided is not None:
@@ -160,6 +164,8 @@ def _carry_out(context: Context, slot_id: int) -> Tick:
     alarm = ALARMS.get(answer.outcome, "")
     if isinstance(action, Rollback) and answer.error:
         alarm = "rollback_failed"
+    elif isinstance(action, Rollback) and answer.outcome is Outcome.ROLLED_BACK and answer.note:
+        alarm = "rollback_unproven"
     return Tick(
         not answer.error, False, f"{action.reason}: {answer.note or answer.outcome}", decision.action.lower(), alarm
     )

@@ -23,8 +23,11 @@ from daemon.options import Place, build, check_name, names, plugin, refuse_unkno
 from policies.errors import Misconfigured
 from policies.policy import Policy
 
-SHARES = ("replay", "distill_replay", "anchor", "margin")
 ERROR_RATES = ("error_rate", "harm_error_rate")
+SHARES = (
+    "replay", "distill_replay", "anchor", "margin", "alike", "similar", "trusted", "contradiction_share",
+    "confirmed_share",
+)  # fmt: skip
 DEVICES = ("gpu", "cpu", "any")
 
 

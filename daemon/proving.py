@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import targets
+from daemon.config import TargetSettings
 from daemon.jobs import Job
 from daemon.targets import Target
 from policies.errors import Misconfigured
@@ -34,6 +35,14 @@ class Proof:
     like_champion: int
     serves: bool
     reason: str
+
+
+def inputs(target: TargetSettings, version: str, prompts: str, max_new_tokens: int) -> dict[str, Any]:
+    """What a job of `run` is given; the target's options as JSON, since they travel to the child that asks it."""
+    names = getattr(target.options, "__dataclass_fields__", {})
+    plain = json.loads(json.dumps({name: getattr(target.options, name) for name in names}, default=str))
+    given = {"target": {"kind": target.kind, "options": plain}, "version": version, "prompts": prompts}
+    return {**given, "max_new_tokens": max_new_tokens}
 
 
 def run(job: Job) -> dict[str, Any]:

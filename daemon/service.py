@@ -21,6 +21,7 @@ from daemon import (
     held_policies,
     housekeeping,
     loop,
+    returning,
     schema,
     sdnotify,
     targets,
@@ -221,7 +222,7 @@ class Service:
 
         def look(session: Session) -> bool:
             slot = session.get_one(Slot, slot_id)
-            return slot.phase in BUSY or bool(slot.evidence_job)
+            return slot.phase in BUSY or bool(slot.evidence_job) or returning.waits(session, slot_id)
 
         return db.read(self.engine, look)
 

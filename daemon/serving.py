@@ -4,11 +4,9 @@ Owns: the order load -> route -> prove, and that nothing counts as promoted befo
 decide when. Called by `daemon.act`.
 """
 
-import json
-
 from sqlalchemy.orm import Session
 
-from daemon import baselines, judging
+from daemon import baselines, judging, proving, returning
 from daemon.answer import Answer
 from daemon.context import Context
 from daemon.jobs import JobSpec
@@ -43,28 +41,16 @@ def promote(context: Context, slot: Slot, cycle: Cycle, action: Promote) -> Answ
 
 
 def _proof(context: Context, cycle: Cycle, version: str, key: str) -> JobSpec:
-    target = context.deployment.target
+    prompts = str(judging.distinct_prompts(context, cycle.evaluation))
     return JobSpec(
         key=key,
         kind="prove",
         entry="daemon.proving:run",
-        inputs={
-            "target": {"kind": target.kind, "options": _options(target.options)},
-            "version": version,
-            "prompts": str(judging.distinct_prompts(context, cycle.evaluation)),
-            "max_new_tokens": context.deployment.max_new_tokens,
-        },
+        inputs=proving.inputs(context.deployment.target, version, prompts, context.deployment.max_new_tokens),
         seed=cycle.seed,
         deadline=context.clock.now() + PROVE_SECONDS,
         device="any",
     )
-
-
-def _options(options: object) -> dict[str, object]:
-    """A target's options as JSON: they travel to the child that asks it."""
-    names = getattr(options, "__dataclass_fields__", {})
-    plain: dict[str, object] = json.loads(json.dumps({name: getattr(options, name) for name in names}, default=str))
-    return plain
 
 
 def _proven(context: Context, action: Promote, result: dict[str, object]) -> Answer:
@@ -112,7 +98,9 @@ def ramp(context: Context, slot: Slot, action: Ramp) -> Answer:
 
 
 def rollback(context: Context, slot: Slot, action: Rollback) -> Answer:
-    """Serve `to` alone, and check that the target says so.
+    """Serve `to` alone, check that the target says so, and have its answers prove it (`daemon.returning`).
+
+    The proof holds nothing up: a rollback that can't be proven is one all the same, and somebody is told.
 
     Raises: Transient where the target is away or serves something else; Refused where `to` is no version of ours.
     """
@@ -122,9 +110,12 @@ def rollback(context: Context, slot: Slot, action: Rollback) -> Answer:
     serving = context.target.serving()
     if dict(serving.shares) != {action.to: 1.0}:
         raise Transient(f"the target serves {dict(serving.shares)}, not {action.to} alone", hint="is it healthy?")
-    left = slot.champion
+    left, recorded = slot.champion, returning.recording(context, action.to)
+    waiting = returning.begin(context, slot, action.to, recorded) if recorded else None
+    note = "" if recorded else f"no recorded prompts of {action.to}: that it serves is not proven by answers"
 
     def apply(session: Session, kept: Slot, cycle: Cycle | None) -> None:
+        returning.remember(session, kept, waiting)
         for name, state in ((left, "retired"), (action.to, "champion")):
             row = session.get(VersionRow, name)
             if row is not None and left != action.to:
@@ -140,7 +131,8 @@ def rollback(context: Context, slot: Slot, action: Rollback) -> Answer:
         kept.rolling_back_to, kept.ramp_step, kept.ramp_since = "", 0, 0.0
         end_cycle(kept, cycle, "rolled_back", action.reason, context.clock.now())
 
-    return Answer(Outcome.ROLLED_BACK, facts={"version": action.to, "left": left}, apply=apply)
+    facts = {"version": action.to, "left": left, "proof": waiting.key if waiting else ""}
+    return Answer(Outcome.ROLLED_BACK, note=note, facts=facts, apply=apply)
 
 
 def end_cycle(slot: Slot, cycle: Cycle | None, outcome: str, reason: str, now: float) -> None:

@@ -164,6 +164,8 @@ def _clean(records: Iterator[Record], draw: _Draw) -> Iterator[Record]:
         for record, is_near in zip(chunk, near, strict=True):
             if is_near:
                 draw.thrown["near_duplicate"] += 1
+            elif record.weight <= 0:
+                draw.thrown["unbelieved"] += 1
             elif not examples.prompt(record.body) or not any(examples.of_record(record, "new", record.time, 1.0)):
                 draw.thrown["no_content"] += 1
             else:

@@ -1,14 +1,16 @@
-"""Near-duplicates of texts that training must not see: equal once normalised, or alike by their letter triples.
+"""Texts that are nearly the same: equal once normalised, alike by their letter triples, or by their words.
 
 Owns: what "nearly the same prompt" means. Refuses to know where texts come from. Called by `feedback.dataset` (throws
-them out) and by whoever measures the ancestry of a version for the data gate. Exact, not approximate: a prefix filter
-finds every pair above the threshold (Bayardo, Ma, Srikant 2007, "Scaling up all pairs similarity search").
+out what training must not see), by whoever measures the ancestry of a version for the data gate, and by
+`feedback.quarantine`, which has texts compared by rules that may not read them.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from scipy.sparse import csr_matrix
 
 THRESHOLD = 0.8  # Jaccard; the value of Lee et al. 2022, "Deduplicating training data makes language models better"
 
+SKETCH = 64  # hashes kept of one text
 BLOCK = 256  # texts compared at once: bounds memory at a few MB a thousand forbidden texts
 _NOT_WORD = re.compile(r"[\W_]+")
 
@@ -34,6 +37,26 @@ def shingles(text: str) -> frozenset[str]:
     """The letter triples of a normalised text, its ends marked, so that one typo changes at most three of them."""
     padded = f" {text} "
     return frozenset(padded[i : i + 3] for i in range(len(padded) - 2)) or frozenset([padded])
+
+
+def words(text: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Hashes of the words and of the word pairs of a text, the `SKETCH` smallest of each: compared without the text.
+
+    A sample of the same places of every text (Broder 1997, "On the resemblance and containment of documents"), so that
+    what two long texts share is found in both sketches; a short answer is kept whole.
+    """
+    said = normalise(text).split()
+    pairs = (f"{one} {other}" for one, other in pairwise(said))
+    return _sketch(said), _sketch(pairs)
+
+
+def _sketch(parts: Iterable[str]) -> frozenset[int]:
+    return frozenset(sorted({_hashed(part) for part in parts})[:SKETCH])
+
+
+@lru_cache(maxsize=200_000)
+def _hashed(part: str) -> int:
+    return int.from_bytes(blake2b(part.encode(), digest_size=8).digest(), "big")
 
 
 class Near:

@@ -111,7 +111,7 @@ class Counter(Base):
 
 
 class Held(Base):
-    """A record held back by `policies.trust`: until released (trains again) or dropped (never)."""
+    """A record held back by `policies.trust`: until `ended_by` somebody, released (trains again) or dropped (never)."""
 
     __tablename__ = "held"
     seq: Mapped[int] = mapped_column(BigInt, primary_key=True)
@@ -120,6 +120,7 @@ class Held(Base):
     at: Mapped[float]
     ended: Mapped[float | None]
     ending: Mapped[str] = mapped_column(default="")
+    ended_by: Mapped[str] = mapped_column(default="")
 
 
 class Tombstone(Base):

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policies.model import Mode
+from policies.raters import Options as Trust
 
 STRICT = {"extra": "forbid"}
+TRUST = Trust()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class Policy:
     drift: Drift = Drift()
     method: Method = Method()
     mixture: MixtureShares = MixtureShares()
+    trust: Trust = TRUST
     watch: WatchRule = WatchRule()
     ledger: Ledger = Ledger()
     rollout: Rollout = Rollout()

@@ -1,143 +1,154 @@
-"""Whom to believe: weights of raters, and which records are held back until a person has looked at them.
+"""Whom to believe: weights of records, and which ones are held back until a person has looked at them.
 
-Owns: the scores and the threshold of quarantine. Refuses to know content (texts come as hashes) and where records are
-kept. Called by `feedback.quarantine` over the raters of a window. Nothing is lost here: what is held can be released.
+Owns: the rules of quarantine and what a record weighs. Refuses to know content (texts come as hashes) and where records
+are kept. Called by `feedback.quarantine` over a window and what came before it. Nothing is lost here: what is held can
+be released, and what is outvoted only doesn't teach.
+
+What can't be seen: lone records that nobody else's resemble, on prompts that nobody else asks. They are capped by rater
+and day, weigh less from new accounts, and what they are worth is left to the gates.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-DAY = 86400.0
+from policies.agreement import GOLDEN, Compared, Standing, compare, novice, standing, tally, weight
+from policies.campaigns import Campaign, brigades, campaigns
+from policies.raters import DAY, Held, Options, RaterRecord
+from policies.words import count
+
+__all__ = ["Held", "Judgement", "Options", "RaterRecord", "agreement", "judge", "weight"]
+
+FOUR_TO_ONE = 4.0
+PUSHED = 3  # texts of one campaign that make all of their rater's records part of it; or two that are half of all
+ALWAYS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """`per_day`: records of one rater within 24 hours that are believed; later ones of the burst are held.
+class Judgement:
+    """What is held, and what each other record weighs (0: outvoted or not confirmed yet, it doesn't teach), by number."""
 
-    `brigade`: raters who gave the same `brigade_texts` texts to the same prompts within a day are held together.
-    `contradictions`: judged prompts of a rater, of which `contradiction_share` go against the majority of the others,
-    that hold all of the rater's records.
+    held: tuple[Held, ...]
+    weights: Mapping[int, float]
+
+
+def judge(records: Iterable[RaterRecord], options: Options, after: int = -1) -> Judgement:
+    """Hold records after sequence number `after`, judged by all, each for the first reason found; and weigh all others.
+
+    Brigade, campaign, contradiction (of goldens, of the others), burst.
     """
-
-    per_day: int = 200
-    brigade: int = 3
-    brigade_texts: int = 5
-    contradictions: int = 8
-    contradiction_share: float = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class RaterRecord:
-    """One record as far as trust needs it: `rating` in [-1, 1] or None; hashes of prompt and of the text given ("").
-
-    `user` is the keyed hash of the rater, "" for anonymous ones, who are not judged as one. `at`: when it was ingested.
-    """
-
-    seq: int
-    user: str
-    at: float
-    prompt: str = ""
-    text: str = ""
-    answer: str = ""
-    rating: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A record to hold back, and why."""
-
-    seq: int
-    reason: str
-
-
-def judge(records: Iterable[RaterRecord], options: Options) -> tuple[Held, ...]:
-    """The records to hold back, by sequence number, each with the first reason found: brigade, contradiction, burst."""
-    known = sorted((record for record in records if record.user), key=lambda record: (record.at, record.seq))
+    known = sorted(records, key=lambda record: (record.at, record.seq))
+    together = brigades(known, options)
+    silent = {number for number, record in enumerate(known) if record.held or number in together}
+    compared = compare(known, options, silent)
+    now = standing(known, compared, options)
+    pushed = campaigns(known, compared, now, options, silent)
     held: dict[int, str] = {}
-    for rule in (_brigades, _contradictions, _bursts):
-        for seq, reason in rule(known, options).items():
-            held.setdefault(seq, reason)
-    return tuple(Held(seq, held[seq]) for seq in sorted(held))
+    rules = (
+        together,
+        _pushed(known, compared, now, [each for each in pushed if each.proven]),
+        _contradictions(known, compared, now, options),
+        _bursts(known, options),
+    )
+    for found in rules:
+        for number, reason in found.items():
+            held.setdefault(number, reason)
+    waiting = _pushed(known, compared, now, [each for each in pushed if not each.proven])
+    weights = {
+        record.seq: 0.0 if number in waiting else _weight(record, compared[number], now, options)
+        for number, record in enumerate(known)
+        if number not in held
+    }
+    found_now = [Held(known[number].seq, why) for number, why in held.items() if known[number].seq > after]
+    return Judgement(tuple(sorted(found_now, key=_seq)), weights)
 
 
-def weight(agreed: int, contradicted: int) -> float:
-    """How far a rater is believed, in (0, 1): the mean of Beta(4 + agreed, 1 + contradicted); a stranger has 0.8."""
-    return (4 + max(0, agreed)) / (5 + max(0, agreed) + max(0, contradicted))
+def agreement(records: Iterable[RaterRecord], options: Options) -> dict[str, tuple[int, int]]:
+    """(agreed, contradicted) of each rater with what others, and goldens, said of the same."""
+    known = sorted(records, key=lambda record: (record.at, record.seq))
+    return dict(standing(known, compare(known, options), options).scores)
 
 
-def agreement(records: Iterable[RaterRecord]) -> dict[str, tuple[int, int]]:
-    """(agreed, contradicted) of each rater with the majority of all others on the same answer to the same prompt."""
-    votes: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: (record.at, record.seq)):
-        if record.user and record.rating and record.prompt:
-            votes[record.prompt, record.answer][record.user] = 1 if record.rating > 0 else -1
-    scores: dict[str, tuple[int, int]] = {}
-    for given in votes.values():
-        total = sum(given.values())
-        for user, vote in given.items():
-            others, voters = total - vote, len(given) - 1
-            if voters < 2 or others == 0:
+def _seq(held: Held) -> int:
+    return held.seq
+
+
+def _weight(record: RaterRecord, compared: Compared, now: Standing, options: Options) -> float:
+    """The rater's weight x how far others agree with this very record; 0 where they outvote it."""
+    pro, con = now.sides(compared)
+    if con >= options.outvoted and con >= FOUR_TO_ONE * pro:
+        return 0.0
+    rater = now.weight(record.user) if record.user else weight(0, 0) * novice(0.0, options)
+    return round(rater * min(1.0, 2 * (1 + pro) / (2 + pro + con)), 4)
+
+
+def _pushed(
+    records: Sequence[RaterRecord], compared: Sequence[Compared], now: Standing, found: Sequence[Campaign]
+) -> dict[int, str]:
+    """The texts of campaigns but those of bystanders that others confirm, and all that came since from who pushed."""
+    texts: dict[str, int] = defaultdict(int)
+    for record in records:
+        texts[record.user] += bool(record.words)
+    held: dict[int, str] = {}
+    for campaign in found:
+        pushed: dict[str, int] = defaultdict(int)
+        for number in campaign.numbers:
+            pushed[records[number].user] += 1
+        part = {user for user, n in pushed.items() if user and (n >= PUSHED or (n > 1 and 2 * n >= texts[user]))}
+        first = min(records[number].at for number in campaign.numbers)
+        for number, record in enumerate(records):
+            mine = record.user in part and record.at >= first
+            if mine or (number in campaign.numbers and not tally([number], compared, now, 1)[0]):
+                held.setdefault(number, campaign.reason)
+    return held
+
+
+def _contradictions(
+    records: Sequence[RaterRecord], compared: Sequence[Compared], now: Standing, options: Options
+) -> dict[int, str]:
+    """All records of raters who are proven to go against the others, or against goldens, more than anybody honest."""
+    of: dict[str, list[int]] = defaultdict(list)
+    golden: dict[str, list[int]] = defaultdict(list)
+    for number, record in enumerate(records):
+        if record.user:
+            of[record.user].append(number)
+            if record.golden:
+                golden[record.user].append(number)
+    held: dict[int, str] = {}
+    alone = Standing({GOLDEN: 1.0}, frozenset({GOLDEN}), {})
+    for whom, numbers, scores in (
+        ("goldens", golden, {user: tally(found, compared, alone, ALWAYS) for user, found in golden.items()}),
+        ("all others", of, now.scores),
+    ):
+        judged = {user: scores[user] for user in numbers if sum(scores[user])}
+        for user, (agreed, against) in judged.items():
+            if _often(against, agreed + against, options.contradiction_share) > options.error_rate / len(judged):
                 continue
-            agreed, against = scores.get(user, (0, 0))
-            same = (others > 0) == (vote > 0)
-            scores[user] = (agreed + same, against + (not same))
-    return scores
+            reason = f"a rater against {whom} on {against} of {agreed + against} answers"
+            held.update({number: reason for number in of[user] if number not in held})
+    return held
+
+
+def _often(events: int, n: int, rate: float) -> float:
+    """How likely at least `events` of `n` would be at that rate."""
+    from scipy.stats import binom
+
+    return float(binom.sf(events - 1, n, rate)) if events > rate * n else 1.0
 
 
 def _bursts(records: Sequence[RaterRecord], options: Options) -> dict[int, str]:
     recent: dict[str, list[float]] = defaultdict(list)
     held = {}
-    for record in records:
+    for number, record in enumerate(records):
+        if not record.user:
+            continue
         times = [at for at in recent[record.user] if at > record.at - DAY]
         recent[record.user] = times
-        if len(times) >= options.per_day:
-            held[record.seq] = f"a burst: more than {options.per_day} records of one rater within 24 hours"
+        new = record.age() < options.new_days
+        most = min(options.new_per_day, options.per_day) if new else options.per_day
+        if len(times) >= most:
+            whose = "a new account" if new else "one rater"
+            held[number] = f"a burst: more than {count(most)} records of {whose} within 24 hours"
         else:
             times.append(record.at)
     return held
-
-
-def _contradictions(records: Sequence[RaterRecord], options: Options) -> dict[int, str]:
-    scores = agreement(records)
-    bad = {
-        user: f"a rater against all others on {against} of {agreed + against} answers"
-        for user, (agreed, against) in scores.items()
-        if agreed + against >= options.contradictions and against >= options.contradiction_share * (agreed + against)
-    }
-    return {record.seq: bad[record.user] for record in records if record.user in bad}
-
-
-def _brigades(records: Sequence[RaterRecord], options: Options) -> dict[int, str]:
-    """Raters who share so many (prompt, text) pairs within a day that chance is no explanation."""
-    given: dict[tuple[str, str], list[RaterRecord]] = defaultdict(list)
-    for record in records:
-        if record.prompt and record.text:
-            given[record.prompt, record.text].append(record)
-    shared: dict[frozenset[str], set[tuple[str, str]]] = defaultdict(set)
-    for pair, copies in given.items():
-        for group in _within_a_day(copies):
-            users = frozenset(record.user for record in group)
-            if len(users) >= options.brigade:
-                shared[users].add(pair)
-    held: dict[int, str] = {}
-    for users, pairs in sorted(shared.items(), key=lambda item: sorted(item[0])):
-        together = {pair for others, found in shared.items() if users <= others for pair in found}
-        if len(together) < options.brigade_texts:
-            continue
-        reason = f"a brigade of {len(users)} raters: the same {len(together)} texts to the same prompts within a day"
-        for pair in pairs | together:
-            held.update({record.seq: reason for record in given[pair] if record.user in users})
-    return held
-
-
-def _within_a_day(copies: Sequence[RaterRecord]) -> list[list[RaterRecord]]:
-    """Runs of records, each less than a day after the one before it."""
-    runs = [[copies[0]]]
-    for before, record in pairwise(copies):
-        if record.at - before.at < DAY:
-            runs[-1].append(record)
-        else:
-            runs.append([record])
-    return runs

@@ -132,7 +132,7 @@ def _replay(session: Session, policies: _Policies) -> Replay:
             same += finding is None
             if finding:
                 (different if readable else unreplayable).append(finding)
-    for judged in _judgements(session):
+    for judged in judgements(session):
         alike, changed, unread = _judge_again(judged, policies)
         verdicts += alike + len(changed) + len(unread)
         verdicts_same += alike
@@ -155,7 +155,7 @@ def _decide_again(row: Decision, policies: _Policies) -> tuple[Finding | None, b
     return Finding("decision", row.id, was, f"{type(action).__name__}: {action.reason}"), True
 
 
-def _judgements(session: Session) -> Iterator[_Judged]:
+def judgements(session: Session) -> Iterator[_Judged]:
     """Stored verdicts in groups that were judged together, with the measurements they were judged on."""
     keys = (VerdictRow.evaluation, VerdictRow.version, VerdictRow.policy_hash)
     for evaluation, version, policy in session.execute(select(*keys).distinct().order_by(*keys)).all():

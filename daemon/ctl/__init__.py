@@ -12,7 +12,7 @@ import typer
 
 from daemon import logs
 from daemon.cli import Guarded
-from daemon.ctl import acting, auditing, bringing, care, reading, showing
+from daemon.ctl import acting, auditing, bringing, care, holding, reading, showing
 
 app = typer.Typer(
     cls=Guarded,
@@ -41,6 +41,9 @@ goldens = typer.Typer(
     cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="Sets of items that judge versions."
 )
 feedback = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="What users said.")
+quarantine = typer.Typer(
+    cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="Records that are held back, and letting them go."
+)
 audit = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="Prove what was done, and why.")
 config = typer.Typer(cls=Guarded, no_args_is_help=True, rich_markup_mode=None, help="The configuration's files.")
 
@@ -59,18 +62,23 @@ for name, command in (
     ("rollback", acting.rollback),
     ("pause", acting.pause),
     ("resume", acting.resume),
+    ("backtest", auditing.backtest),
     ("doctor", care.doctor),
 ):
     app.command(name)(command)
 goldens.command("import")(bringing.goldens_import)
 goldens.command("list")(bringing.goldens_list)
 feedback.command("import")(bringing.feedback_import)
+quarantine.command("list")(holding.quarantine_list)
+quarantine.command("release")(holding.quarantine_release)
+quarantine.command("drop")(holding.quarantine_drop)
 audit.command("verify")(auditing.verify)
 audit.command("export")(auditing.export)
 audit.command("replay")(auditing.replay)
 config.command("check")(care.config_check)
 app.add_typer(goldens, name="goldens")
 app.add_typer(feedback, name="feedback")
+app.add_typer(quarantine, name="quarantine")
 app.add_typer(audit, name="audit")
 app.add_typer(config, name="config")
 

@@ -158,7 +158,7 @@ def _give(
 ) -> None:
     door = client.door(context)
     if verb in commands.REASONED and not reason.strip():
-        reason = _asked(verb, name)
+        reason = asked(verb, name)
     order = {"deployment": name, "verb": verb, "reason": reason, "version": version, "tenant": tenant}
     row = door.ask("POST", "/commands", json=order)
     if wait:
@@ -171,15 +171,13 @@ def _give(
         raise typer.Exit(REFUSED)
 
 
-def _asked(verb: str, name: str) -> str:
+def asked(verb: str, name: str) -> str:
     """The reason, typed where there is somebody to type it.
 
     Raises: typer.BadParameter (usage) where nobody is there.
     """
     if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            f"{verb} changes production: say why, it goes into the audit log", param_hint="--reason"
-        )
+        raise typer.BadParameter(f"{verb} needs a reason: say why, it goes into the audit log", param_hint="--reason")
     answer: str = typer.prompt(f"why {verb} {name}? (it goes into the audit log)", err=True)
     return answer
 

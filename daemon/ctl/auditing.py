@@ -1,4 +1,4 @@
-"""`learnctl audit`: proof that nobody edited the log, a copy for others, and every past decision judged again.
+"""`learnctl audit` and `backtest`: proof that nobody edited the log, a copy for others, the past judged again.
 
 Owns: how the answers read. Refuses to prove anything itself (`daemon.audit`). Called by `daemon.ctl`.
 """
@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from daemon.cli import REFUSED
+from daemon.clock import SystemClock
 from daemon.ctl import client, render
-from daemon.ctl.shared import Json
-from daemon.policyfile import parse_policy
+from daemon.ctl.shared import Json, Limit, Only, the_deployment
+from daemon.policyfile import load_policy, parse_policy
 from policies import words
 
 
@@ -83,3 +84,37 @@ def replay(context: typer.Context, json: Json = False) -> None:
                 render.say(f"  {name}: {row['what']} {row['id']} was {row['was']}, now {row['now']}")
     if told["different"] or told["unreplayable"]:
         raise typer.Exit(REFUSED)
+
+
+def backtest(
+    context: typer.Context,
+    policy: Annotated[Path, typer.Option("--policy", "-p", help="The policy file to try on the past.")],
+    *,
+    deployment: Only = "",
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """What another policy would have decided.
+
+    Every stored decision is made again where the slot stood, every stored verdict judged again from its measurements.
+    It changes nothing, and does not guess what would have followed.
+
+    Example: learnctl backtest --policy stricter.toml
+    """
+    from daemon.audit.backtest import backtest as decide_again
+
+    door = client.door(context)
+    told = decide_again(door.engine, load_policy(policy), the_deployment(door.settings, deployment))
+    if json:
+        return render.dump(asdict(told))
+    render.say(f"{words.count(told.decisions)} decisions: {words.count(told.same)} would have been the same")
+    render.say(f"{words.count(told.verdicts)} verdicts: {words.count(told.verdicts_same)} would have been the same")
+    for was, instead, n in told.moves:
+        render.say(f"  {words.count(n)} times {instead} instead of {was}")
+    now = SystemClock().now()
+    rows = [*told.changes, *told.unreplayable][-limit:]
+    lines = [
+        (render.when(c.at, now), f"{c.what} {c.id}", c.subject, c.was, c.now or "can't be told", c.why) for c in rows
+    ]
+    render.table(("at", "what", "of", "was", "would be", "why"), lines, empty="nothing would have been different")
+    return None

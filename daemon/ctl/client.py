@@ -15,7 +15,7 @@ import typer
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
-from daemon import commands, evidence, schema, views
+from daemon import commands, evidence, holding, schema, views
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
 from daemon.ctl.shared import config_of
@@ -53,6 +53,7 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "items": evidence.items,
     "commands": commands.listing,
     "goldens": _goldens,
+    "quarantine": holding.listing,
 }
 
 

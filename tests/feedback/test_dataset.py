@@ -247,3 +247,12 @@ def test_no_near_duplicate_is_missed_and_none_invented() -> None:
     expected = [any(alike(text, other) for other in held) for text in asked]
     assert 0 < sum(expected) < len(expected)
     assert index.hits(asked) == expected
+
+
+def test_a_record_that_is_not_believed_is_left_out_and_counted(session: Session, tmp_path: Path) -> None:
+    put(session, 1, weight=0.0)
+    put(session, 2, weight=0.5, time=NOW)
+    built = build(session, tmp_path)
+    assert built.seqs == (2,)
+    assert built.card["thrown_out"] == {"unbelieved": 1}
+    assert {line["weight"] for line in lines(built)} == {0.5}
