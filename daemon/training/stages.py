@@ -1,7 +1,8 @@
-"""The three objectives on TRL: answers to imitate (SFT), pairs to prefer (DPO), ratings (KTO).
+"""The engine "trl": the three objectives on TRL: answers to imitate (SFT), pairs to prefer (DPO), ratings (KTO).
 
 Owns: the trainers' settings, and what TRL is kept from doing (its traps are named where they are avoided). Refuses to
-know adapters and jobs. Called by `lora`, which imports this file only in the child: TRL takes ten seconds.
+know jobs. Called by `lora`, which imports this file only where it is asked for: TRL takes ten seconds. `packed` does the
+same several times faster and is tested against this.
 
 All trainers get token ids that we laid out: TRL's own preparation would add tokens, cut sequences and drop weights.
 """
@@ -23,31 +24,15 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from daemon.training import adapters, resume
+from daemon.training.loop import Fitted
 from daemon.training.meter import Meter
+from daemon.training.plan import Plan
 from daemon.training.tokens import Sample, drawn, interleaved
 from daemon.transformers_model import answer_logits, left_padded
 from policies.errors import Refused
 
 IGNORED = -100
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings."""
-
-    name: str
-    epochs: float
-    lr: float
-    batch: int
-    micro: int
-    warmup: float
-    schedule: str
-    weight_decay: float
-    beta: float
-    robust: float
-    save_steps: int
-    seed: int
-    gpu: bool
 
 
 class WeightedSFT(SFTTrainer):
@@ -126,6 +111,21 @@ class Collate:
         weight = torch.tensor([row["weight"] for row in rows])
         longest = torch.tensor(max(row["answer"] for row in rows))
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels, "weight": weight, "longest": longest}
+
+
+def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path, meter: Meter) -> Fitted:
+    """Train `model` in place on one stage; continues from the newest checkpoint in `folder`.
+
+    Raises: Refused, when the loss is not finite.
+    """
+    exact = adapters.trained(model)
+    trainer = {"sft": sft, "dpo": dpo, "kto": kto}[plan.name](model, tokenizer, samples, plan, folder)
+    adapters.restore(trainer.model, exact)
+    watcher = Watcher(meter, round(sum(one.cost for one in samples) * plan.epochs))
+    before = resume.newest(folder)
+    steps = run(trainer, watcher, before)
+    losses = watcher.losses or [None]
+    return Fitted(steps, losses[0], losses[-1], resumed=before is not None)
 
 
 def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path) -> Any:
