@@ -105,7 +105,7 @@ def attention(
     for places in layout.blocks:
         count, longest = places.shape
         q, k, v = (
-            each[0].index_select(1, places.flatten()).unflatten(1, (count, longest)).transpose(0, 1)
+            each[0].index_select(1, places.flatten()).view(each.shape[1], count, longest, -1).transpose(0, 1)
             for each in (query, key, value)
         )
         near = None

@@ -56,7 +56,7 @@ def totals(model: Any, reader: Reader, documents: Sequence[Document]) -> list[fl
 def summed(nats: torch.Tensor, documents: Sequence[Document]) -> torch.Tensor:
     """(answers,) nats from those of their tokens."""
     sizes = [len(answer) for _, answers in documents for answer in answers]
-    return torch.stack([part.sum() for part in nats.split(sizes)])
+    return torch.stack([part.sum() for part in torch.split(nats, sizes)])
 
 
 def _key(prompt: Sequence[int], answer: Sequence[int]) -> str:

@@ -124,8 +124,8 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
     watcher = Watcher(meter, round(sum(one.cost for one in samples) * plan.epochs))
     before = resume.newest(folder)
     steps = run(trainer, watcher, before)
-    losses = watcher.losses or [None]
-    return Fitted(steps, losses[0], losses[-1], resumed=before is not None)
+    first, last = (watcher.losses[0], watcher.losses[-1]) if watcher.losses else (None, None)
+    return Fitted(steps, first, last, resumed=before is not None)
 
 
 def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path) -> Any:
@@ -135,7 +135,7 @@ def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         for s in samples
     ]
     settings = SFTConfig(
-        **_common(plan, folder),
+        **common(plan, folder),
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -157,7 +157,7 @@ def dpo(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         {"prompt_ids": s.prompt, "chosen_ids": s.answer, "rejected_ids": s.rejected} for s in drawn(samples, plan.seed)
     ]
     settings = DPOConfig(
-        **_common(plan, folder),
+        **common(plan, folder),
         max_length=None,
         beta=plan.beta,
         loss_type=["robust"] if plan.robust else ["sigmoid"],
@@ -175,7 +175,7 @@ def kto(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         for s, other in zip(samples, _rotated(samples, plan.micro), strict=True)
     ]
     settings = KTOConfig(
-        **{**_common(plan, folder), "num_train_epochs": 1},
+        **{**common(plan, folder), "num_train_epochs": 1},
         max_length=None,
         beta=plan.beta,
         desirable_weight=max(1.0, (len(samples) - good) / max(1, good)),
@@ -202,8 +202,8 @@ def _rotated(samples: Sequence[Sample], micro: int) -> list[Sample]:
     return [one for group in groups for one in (group[-1], *group[:-1])]
 
 
-def _common(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Settings of all three. Defaults that would raise on a CPU, phone home or write reports are switched off."""
+def common(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Settings of all three trainers. Defaults that would raise on a CPU, phone home or write reports are switched off."""
     return {
         "output_dir": str(folder),
         "use_cpu": not plan.gpu,

@@ -364,3 +364,12 @@ print(*read_json(folder / "result.json")["metrics"]["stages"], "trl" in sys.modu
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.strip().splitlines()[-1:] == ["sft dpo kto False"], done.stderr
+
+
+def test_the_gradients_are_those_of_trl(tmp_path: Path) -> None:
+    from tests.benchmarks import training_equal
+
+    run = training_equal.measure(1, 6)
+    assert run["kto_zero"] > 0.1
+    claims = training_equal.claimed([run])
+    assert [claim.claim for claim in claims if not claim.holds] == []
