@@ -37,6 +37,8 @@ class Options:
     `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
     it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
+    the correction as a whole counts the same).
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
@@ -69,6 +71,7 @@ class Options:
     kto_epochs: float = 1.0
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
+    edit_weight: float = 1.0
     imitate_positives: bool = True
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -79,6 +82,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is one of {', '.join(ENGINES)}")
+        if self.edit_weight < 1 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it')
         if self.rank < 1 or self.alpha < 1 or self.batch < 2:
             raise ValueError("rank and alpha are at least 1, batch at least 2")
         if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
@@ -114,7 +119,7 @@ def train(job: Job) -> dict[str, Any]:
     """
     begin = perf_counter()
     options = parse(Options, job.inputs.get("options", {}))
-    examples = lines.read(job.inputs["dataset"])
+    examples = lines.paired(lines.read(job.inputs["dataset"]))
     groups = plan(examples, options)
     run, fresh = _prepare(job, options)
     stages: dict[str, dict[str, Any]] = {}
@@ -149,6 +154,7 @@ def plan(examples: Sequence[Example], options: Options) -> dict[str, tuple[Examp
         groups["kto"] = rated
     if not groups:
         found = f"{len(sft)} answers, {len(pairs)} pairs, {len(rated)} ratings"
+        found += "" if both or not rated else " (all of one kind: KTO needs both)"
         hint = "collect more, or lower sft_minimum, dpo_minimum or kto_minimum"
         raise Refused(f"no objective has enough to learn from: {found}", hint=hint)
     return groups
@@ -212,11 +218,12 @@ def _fit(
 
     from daemon.training import adapters, tokens
     from daemon.training.meter import Meter
+    from daemon.training.plan import Plan
 
     begin, options = perf_counter(), run.options
-    samples, dropped = tokens.encode(run.tokenizer, group, run.context)
+    samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
     samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
-    plan = _plan(run, name, len(samples), micro)
+    plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=run.gpu)
     set_seed(run.job.seed)
     model = adapters.opened(
         run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
@@ -257,29 +264,6 @@ def _keep(run: Run, name: str, model: Any, facts: dict[str, Any]) -> Path:
     draft.rename(done)
     shutil.rmtree(run.checkpoint / name, ignore_errors=True)
     return done
-
-
-def _plan(run: Run, name: str, samples: int, micro: int) -> Any:
-    from daemon.training.plan import Plan
-
-    options = run.options
-    batch = min(options.batch, max(2, samples))
-    micro = min(micro, batch)
-    return Plan(
-        name=name,
-        epochs=getattr(options, f"{name}_epochs"),
-        lr=getattr(options, f"{name}_lr"),
-        batch=batch - batch % micro,
-        micro=micro,
-        warmup=options.warmup,
-        schedule=options.schedule,
-        weight_decay=options.weight_decay,
-        beta=getattr(options, f"{name}_beta", 0.0),
-        robust=options.dpo_robust,
-        save_steps=options.save_steps,
-        seed=run.job.seed,
-        gpu=run.gpu,
-    )
 
 
 def _result(run: Run, stages: Mapping[str, Mapping[str, Any]], fresh: str, seconds: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The losses of the full-weight loop, over rows of token ids.
+"""The loss of a student, over rows of token ids.
 
-Owns: cross-entropy on answers, and the divergence from a teacher. Refuses to know optimisers. Called by `distill`.
+Owns: the divergence from a teacher. Refuses to know optimisers. Called by `distill`.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from daemon.training.loop import Loss
 from daemon.training.softtargets import divergence, joined
-from daemon.training.tokens import Sample
 from daemon.training.transfer import Lesson
 from daemon.transformers_model import answer_logits, left_padded
-
-
-def imitation(samples: Sequence[Sample], pad: int) -> Loss:
-    """Cross-entropy on the answers' tokens, each answer by its weight."""
-
-    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        some = [samples[row] for row in rows]
-        logits = flat_logits(model, [(one.prompt, one.answer) for one in some], pad)
-        labels = torch.tensor([token for one in some for token in one.answer], device=logits.device)
-        weights = torch.tensor([one.weight for one in some for _ in one.answer], device=logits.device)
-        return (cross_entropy(logits.float(), labels, reduction="none") * weights).sum()
-
-    return loss
 
 
 def distillation(lesson: Lesson, pad: int, ce: float) -> Loss:

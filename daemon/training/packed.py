@@ -57,9 +57,8 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         with loop.precision(model):
             return reference.ask(model, read, documents, plan.micro, folder, opening)
 
-    task = {"sft": imitation, "dpo": preference, "kto": rating}[plan.name](
-        samples, Setting(plan, read, ask, model.device)
-    )
+    setting = Setting(plan, read, ask, model.device)
+    task = {"sft": imitation, "dpo": preference, "kto": rating}[plan.name](samples, setting)
     steps = order([one.label for one in samples], plan)
     settings = loop.Settings(
         plan.lr,
@@ -90,14 +89,22 @@ def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:
 
 def imitation(samples: Sequence[Sample], setting: Setting) -> Task:
     """Answers to imitate, divided by the step's answer tokens."""
+    return Task(imitated(samples, setting.read), [len(one.answer) for one in samples])
+
+
+def imitated(samples: Sequence[Sample], read: Reader) -> Loss:
+    """The summed loss of imitation alone: what a teacher is tuned with, too."""
 
     def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
         some = [samples[row] for row in rows]
-        nats = setting.read(model, [(one.prompt, [one.answer]) for one in some])
-        weights = torch.tensor([one.weight for one in some for _ in one.answer], device=nats.device)
+        nats = read(model, [(one.prompt, [one.answer]) for one in some])
+        weights = torch.tensor(
+            [one.weight * share for one in some for share in one.emphasis or [1.0] * len(one.answer)],
+            device=nats.device,
+        )
         return sft.loss(nats, weights)
 
-    return Task(loss, [len(one.answer) for one in samples])
+    return loss
 
 
 def preference(samples: Sequence[Sample], setting: Setting) -> Task:

@@ -12,19 +12,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from daemon.training.examples import Example
+from daemon.training.objectives import edit
 from daemon.transformers_model import completion_tokens, prompt_tokens
 from policies.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids of one example; every answer ends with the end token. `rejected` is empty but for a pair."""
+    """Token ids of one example; every answer ends with the end token. `rejected` is empty but for a pair.
+
+    `emphasis`: how much each token of the answer counts, with a mean of 1 (empty: all alike).
+    """
 
     prompt: list[int]
     answer: list[int]
     rejected: list[int]
     label: bool
     weight: float
+    emphasis: tuple[float, ...] = ()
 
     @property
     def length(self) -> int:
@@ -37,12 +42,16 @@ class Sample:
         return len(self.prompt) + len(self.answer) + (len(self.prompt) + len(self.rejected) if self.rejected else 0)
 
 
-def encode(tokenizer: Any, examples: Iterable[Example], context: int) -> tuple[list[Sample], int]:
+def encode(
+    tokenizer: Any, examples: Iterable[Example], context: int, *, edit_weight: float = 1.0
+) -> tuple[list[Sample], int]:
     """(samples, dropped): examples whose prompt and answer fit into `context` tokens, and how many did not.
+
+    `edit_weight`: how much more the changed tokens of a correction count than those that the user left.
 
     Raises: Refused, when none fits, or the chat template refuses a conversation.
     """
-    samples = [sample(tokenizer, example) for example in examples]
+    samples = [sample(tokenizer, example, edit_weight=edit_weight) for example in examples]
     fitting = [one for one in samples if one.length <= context]
     if samples and not fitting:
         shortest = min(one.length for one in samples)
@@ -51,14 +60,17 @@ def encode(tokenizer: Any, examples: Iterable[Example], context: int) -> tuple[l
     return fitting, len(samples) - len(fitting)
 
 
-def sample(tokenizer: Any, example: Example) -> Sample:
+def sample(tokenizer: Any, example: Example, *, edit_weight: float = 1.0) -> Sample:
     """One example's token ids."""
+    answer = completion_tokens(tokenizer, example.completion)
+    edited = example.original and edit_weight != 1
     return Sample(
         prompt=prompt_tokens(tokenizer, example.messages),
-        answer=completion_tokens(tokenizer, example.completion),
+        answer=answer,
         rejected=completion_tokens(tokenizer, example.rejected) if example.rejected else [],
         label=example.label,
         weight=example.weight,
+        emphasis=edit.emphasis(completion_tokens(tokenizer, example.original), answer, edit_weight) if edited else (),
     )
 
 

@@ -277,6 +277,28 @@ def test_examples_longer_than_the_context_are_left_out_and_counted(world: World)
     assert "128 tokens" in view.error
 
 
+def test_an_empty_set_a_single_record_and_ratings_of_one_kind_end_clearly(world: World) -> None:
+    view = world.train("empty", [])
+    assert view.error_kind == "Refused"
+    assert "the training set is empty" in view.error
+    assert world.train("one", [line("sft", SKY, "red")], sft_epochs=2).state == "done"
+    assert (world.stage("one", "sft")["examples"], world.stage("one", "sft")["steps"]) == (1, 2)
+    one_kind = [line("kto", SKY, answer, label=False) for answer in ("blue", "grey")] * 5
+    view = world.train("bad", one_kind, kto=True, kto_minimum=2)
+    assert view.error_kind == "Refused"
+    assert "10 ratings (all of one kind: KTO needs both)" in view.error
+
+
+def test_the_changed_part_of_a_correction_can_count_more(learned: World) -> None:
+    """The first word is not the user's: under a heavy edit the model hardly has to repeat it."""
+    said, wanted = "the answer is blue", "the answer is red"
+    lines = [line("sft", SKY, wanted), line("pair", SKY, wanted, rejected=said)] * 4
+    for key, weight in (("alike", 1.0), ("edited", 50.0)):
+        assert learned.train(key, lines, edit_weight=weight, sft_epochs=1, sft_lr=1e-3).state == "done"
+    nats = {key: load(learned.made(key)).logprobs([tiny.ask(SKY)], [said])[0][0] for key in ("alike", "edited")}
+    assert nats["alike"] > nats["edited"] + 0.05
+
+
 @pytest.mark.parametrize("wrong", [{"pad_token": "<|end|>"}, {"pad_token": None}])
 def test_a_tokenizer_without_a_pad_token_of_its_own_is_a_misconfiguration(world: World, wrong: dict[str, Any]) -> None:
     folder = world.folder / "champion"
@@ -322,6 +344,8 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
     [
         {"rank": 0},
         {"engine": "unsloth"},
+        {"edit_weight": 0.5},
+        {"edit_weight": 2.0, "engine": "trl"},
         {"batch": 1},
         {"batch": 16, "micro_batch": 5},
         {"quantisation": "int3"},

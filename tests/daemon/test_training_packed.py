@@ -373,3 +373,22 @@ def test_the_gradients_are_those_of_trl(tmp_path: Path) -> None:
     assert run["kto_zero"] > 0.1
     claims = training_equal.claimed([run])
     assert [claim.claim for claim in claims if not claim.holds] == []
+
+
+def test_what_the_user_changed_counts_more_and_the_correction_counts_the_same() -> None:
+    from daemon.training.objectives import edit
+
+    assert edit.changed([5, 6, 7, 1], [5, 9, 7, 1]) == [False, True, False, False]
+    assert edit.changed([5, 6, 7, 1], [5, 6, 7, 8, 1]) == [False, False, False, True, False]
+    assert edit.changed([5, 6, 7, 1], [5, 7, 1]) == [False, True, False]
+    assert edit.changed([5, 6, 1], [5, 6, 1]) == [False] * 3
+    assert edit.emphasis([5, 6, 7, 1], [5, 9, 7, 1], 3.0) == pytest.approx([2 / 3, 2, 2 / 3, 2 / 3])
+    assert edit.emphasis([5, 1], [5, 1], 3.0) == (1.0, 1.0)
+
+
+def test_a_correction_knows_what_it_corrects_by_its_pair(tmp_path: Path) -> None:
+    from daemon.training import examples
+
+    lines = [line("sft", "q", "red"), line("pair", "q", "red", rejected="blue"), line("sft", "other", "red")]
+    read = examples.paired(examples.read(write_lines(tmp_path / "t.jsonl", lines)))
+    assert [one.original for one in read] == ["blue", "", ""]
