@@ -43,9 +43,14 @@ class Layout:
 
 
 def pack(documents: Iterable[Document], device: torch.device) -> Layout:
-    """Lay documents out one after the other. An answer's last token predicts nothing, so it is only a label."""
+    """Lay documents out one after the other. An answer's last token predicts nothing, so it is only a label.
+
+    Raises: ValueError, when a prompt is empty: nothing would predict its answers' first tokens.
+    """
     tokens, positions, keep, labels, sequences = list[int](), list[int](), list[int](), list[int](), list[list[int]]()
     for prompt, answers in documents:
+        if not prompt:
+            raise ValueError("a document without a prompt")
         start, end = len(tokens), len(tokens) + len(prompt)
         tokens += prompt
         positions += range(len(prompt))

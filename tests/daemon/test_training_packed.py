@@ -128,6 +128,8 @@ def test_a_prompt_of_two_answers_is_laid_out_once_and_the_last_token_is_only_a_l
     assert layout.positions.tolist() == [[0, 1, 2, 2, 3]]
     assert layout.keep.tolist() == [1, 2, 1, 3, 4]
     assert layout.labels.tolist() == [7, 1, 8, 9, 1]
+    with pytest.raises(ValueError, match="without a prompt"):
+        pack([([], [[7, 1]])], torch.device("cpu"))
 
 
 def test_a_window_of_attention_is_kept_within_a_document() -> None:
