@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from daemon.training.loop import Loss
+from daemon.training.packing import flat_logits
 from daemon.training.softtargets import divergence, joined
 from daemon.training.transfer import Lesson
-from daemon.transformers_model import answer_logits, left_padded
 
 
 def distillation(lesson: Lesson, pad: int, ce: float) -> Loss:
@@ -30,11 +30,3 @@ def distillation(lesson: Lesson, pad: int, ce: float) -> Loss:
         return ((1 - share) * soft + share * hard).sum()
 
     return loss
-
-
-def flat_logits(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
-    """(answer tokens of all rows, vocabulary) logits that predict them, rows after one another, no padding among them."""
-    tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
-    longest = max(len(answer) for _, answer in rows)
-    logits = answer_logits(model, tokens, mask, longest)
-    return torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])

@@ -145,13 +145,18 @@ def packed(model: Any, documents: Sequence[Document]) -> torch.Tensor:
 
 def padded(model: Any, documents: Sequence[Document], *, pad: int) -> torch.Tensor:
     """(answer tokens,) nats of any causal model, a row for every answer."""
-    rows = [(prompt, answer) for prompt, answers in documents for answer in answers]
-    tokens, mask = left_padded([[*prompt, *answer] for prompt, answer in rows], pad, model.device)
+    rows = [([*prompt], [*answer]) for prompt, answers in documents for answer in answers]
+    logits = flat_logits(model, rows, pad)
+    labels = torch.tensor([token for _, answer in rows for token in answer], device=logits.device)
+    return cross_entropy(logits.float(), labels, reduction="none")
+
+
+def flat_logits(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
+    """(answer tokens of all rows, vocabulary) logits that predict them, rows after one another, no padding among them."""
+    tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
     longest = max(len(answer) for _, answer in rows)
     logits = answer_logits(model, tokens, mask, longest)
-    flat = torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])
-    labels = torch.tensor([token for _, answer in rows for token in answer], device=flat.device)
-    return cross_entropy(flat.float(), labels, reduction="none")
+    return torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])
 
 
 def reader(model: Any, pad: int) -> Reader:
