@@ -1,7 +1,7 @@
 """Jobs as child processes of this machine, forked from warm workers.
 
-Owns: the workers (one that has torch and TRL imported, one for drift reports), starting, finding and ending children.
-Refuses to know what a job does. Called by `daemon.act` and `daemon.observe`, through the `Jobs` protocol.
+Owns: the workers (one that has torch and our training step imported, one for drift reports), starting, finding and
+ending children. Refuses to know what a job does. Called by `daemon.act` and `daemon.observe`, through the `Jobs` protocol.
 
 All state lies in the jobs' folders, so a daemon that was killed finds its children again: they run on without it.
 """
@@ -27,11 +27,8 @@ TORCH = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
-    "transformers.trainer",
     "peft",
-    "trl.trainer.sft_trainer",
-    "trl.trainer.dpo_trainer",
-    "trl.trainer.kto_trainer",
+    "daemon.training.packed",
 )
 EVIDENTLY = ("evidently", "evidently.presets", "evidently.metrics")
 POOLS: Mapping[str, tuple[str, ...]] = {"torch": TORCH, "drift": EVIDENTLY}

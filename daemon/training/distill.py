@@ -133,8 +133,7 @@ def _copy(job: Job, teacher: Ref) -> dict[str, Any]:
 
 def _tune(run: Run) -> dict[str, Any]:
     """The champion, merged and widened, fine-tuned on all answers of the training file."""
-    from daemon.training import loop, teacher, tokens
-    from daemon.training.losses import imitation
+    from daemon.training import loop, packed, packing, teacher, tokens
     from daemon.training.meter import Meter
     from daemon.transformers_model import context_of
 
@@ -147,12 +146,11 @@ def _tune(run: Run) -> dict[str, Any]:
         model = teacher.widened(model, options.widen, run.job.seed)
     model.to(run.device)
     samples, dropped = tokens.encode(run.tokenizer, answers, _context(options, context_of(model)))
-    samples = tokens.evened(samples)
-    lengths = [one.length for one in samples]
+    lengths, sizes = [one.length for one in samples], [len(one.answer) for one in samples]
+    samples = tokens.evened(samples, sizes)
     steps = loop.order(lengths, options.teacher_batch, options.teacher_epochs, options.teacher_steps, run.job.seed)
     settings = loop.Settings(options.teacher_lr, options.warmup, options.weight_decay, options.save_steps, run.job.seed)
-    loss = imitation(samples, run.tokenizer.pad_token_id)
-    sizes = [len(one.answer) for one in samples]
+    loss = packed.imitated(samples, packing.reader(model, run.tokenizer.pad_token_id))
     meter = Meter(run.job.progress, "tuning the teacher")
     fitted = loop.fit(model, steps, loss, sizes, lengths, settings, run.checkpoint, meter)
     teacher.saved(model, run.tokenizer, run.job.output)

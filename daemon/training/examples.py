@@ -4,8 +4,8 @@ Owns: reading and checking them. Refuses to know tokens and models. Called by ev
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ OBJECTIVES = ("sft", "pair", "kto")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One line: `messages` end before the answer; `rejected` belongs to a pair, `label` to kto; `weight` > 0."""
+    """One line: `messages` end before the answer; `rejected` belongs to a pair, `label` to kto; `weight` > 0.
+
+    `original`: the answer that an sft line corrects, where the file has their pair (see `paired`).
+    """
 
     objective: str
     messages: tuple[dict[str, str], ...]
@@ -25,6 +28,7 @@ class Example:
     label: bool = True
     weight: float = 1.0
     origin: str = "new"
+    original: str = ""
 
 
 def read(path: str | Path) -> tuple[Example, ...]:
@@ -45,6 +49,20 @@ def read(path: str | Path) -> tuple[Example, ...]:
 def answers(examples: tuple[Example, ...]) -> tuple[Example, ...]:
     """What can be learned as an answer to imitate: sft lines, and the praised ones of kto."""
     return tuple(example for example in examples if example.objective == "sft" or _praised(example))
+
+
+def paired(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """The same examples; an sft line that is also the better half of a pair knows what it corrects."""
+    some = tuple(examples)
+    originals = {(_asked(one), one.completion): one.rejected for one in some if one.objective == "pair"}
+    return tuple(
+        replace(one, original=originals.get((_asked(one), one.completion), "")) if one.objective == "sft" else one
+        for one in some
+    )
+
+
+def _asked(example: Example) -> str:
+    return json.dumps(example.messages)
 
 
 def _praised(example: Example) -> bool:

@@ -1,7 +1,7 @@
-"""A small training loop for full weights: AdamW, warm-up and cosine, length buckets, checkpoints that continue exactly.
+"""A small training loop: AdamW, warm-up and a schedule, micro-batches, checkpoints that continue exactly.
 
 Owns: the order of batches, the optimiser, what is kept of a run. Refuses to know losses (a function is passed in) and
-jobs. Called by `distill`. Loshchilov and Hutter 2019 (arXiv 1711.05101).
+jobs. Called by `distill` (full weights) and `packed` (adapters). Loshchilov and Hutter 2019 (arXiv 1711.05101).
 """
 
 import math
@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,24 @@ HALVINGS = 2
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`warmup`: share of the steps; the rate falls to a tenth by a cosine. `save_steps`: 0 keeps no checkpoint."""
+    """`warmup`: share of the steps, or steps from 1 on; then the rate falls to `floor` of `lr` by a "cosine" or
+    "linear", or stays ("constant"). `save_steps`: 0 keeps no checkpoint. `micro`: rows at once (0: all of a step's).
+    """
 
     lr: float
     warmup: float
     weight_decay: float
     save_steps: int
     seed: int
+    schedule: str = "cosine"
+    floor: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    micro: int = 0
 
 
 @dataclass(slots=True)
 class Fitted:
-    """What a run came to; losses are nats an answer token, of the first and the last steps (5 % of them, at most 20)."""
+    """What a run came to; losses are means over what `sizes` counts, of the first and the last steps (5 %, at most 20)."""
 
     steps: int = 0
     loss_first: float | None = None
@@ -73,23 +80,32 @@ def fit(
     settings: Settings,
     folder: Path,
     meter: Meter,
+    before: Callable[[Any, Sequence[int]], None] | None = None,
 ) -> Fitted:
-    """Train `model` in place over `steps` of row numbers; `sizes` are the answer tokens of a row, `lengths` all of its.
+    """Train `model` in place over `steps` of row numbers; `sizes` are what a row adds to its step's divisor (its answer
+    tokens, or 1), `lengths` all tokens that it reads. `before` is called once a step with all of its rows, no gradient
+    kept.
 
     Continues from the newest checkpoint in `folder`, with the same bits as a run that was never stopped (one thread).
-    Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a batch.
+    Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a micro-batch.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
     done, losses = _resume(model, optimiser, folder)
     fitted = Fitted(steps=len(steps), resumed=done > 0)
     model.train()
-    tokens, parts = 0, 1
+    tokens, halved = 0, 0
     for number in range(done, len(steps)):
         torch.manual_seed(settings.seed + number)  # dropout, if any, is a matter of the step alone
         for group in optimiser.param_groups:
-            group["lr"] = settings.lr * rate(number, len(steps), settings.warmup)
-        value, parts = _step(model, optimiser, steps[number], loss, sizes, parts)
+            group["lr"] = settings.lr * rate(number, len(steps), settings)
+        rows, micro = steps[number], settings.micro or len(steps[number])
+        if before is not None:
+            with torch.no_grad(), precision(model):
+                before(model, rows)
+        value, halved = _step(
+            model, optimiser, rows, partial(loss, model), sum(sizes[row] for row in rows), micro, halved
+        )
         if not math.isfinite(value):
             raise Refused(f"the loss became {value} at step {number + 1}", hint="lower the learning rate")
         losses.append(value)
@@ -102,53 +118,66 @@ def fit(
     return fitted
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """The share of the learning rate at a step: linear up, then a cosine from 1 to 0.1."""
-    rise = max(1, round(steps * warmup))
+def rate(step: int, steps: int, settings: Settings) -> float:
+    """The share of the learning rate at a step: linear up, then down from 1 by the schedule."""
+    rise = max(1, round(steps * settings.warmup if settings.warmup < 1 else settings.warmup))
     if step < rise:
         return (step + 1) / rise
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    gone = (step - rise) / max(1, steps - rise)
+    left = {"cosine": 0.5 * (1 + math.cos(math.pi * gone)), "linear": 1 - gone, "constant": 1.0}[settings.schedule]
+    return settings.floor + (1 - settings.floor) * left
+
+
+def precision(model: Any) -> Any:
+    """The context that a model is computed in: bfloat16 on a GPU, as it is on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else nullcontext()
 
 
 def _step(
-    model: Any, optimiser: torch.optim.Optimizer, rows: Sequence[int], loss: Loss, sizes: Sequence[int], parts: int
+    model: Any,
+    optimiser: torch.optim.Optimizer,
+    rows: Sequence[int],
+    loss: Callable[[Sequence[int]], torch.Tensor],
+    count: int,
+    micro: int,
+    halved: int,
 ) -> tuple[float, int]:
-    """One update, in `parts` where a GPU has no room for the whole: (mean loss, the parts that worked)."""
-    count = max(1, sum(sizes[row] for row in rows))
-    device = next(model.parameters()).device
-    cast: Any = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    """One update, at most `micro` rows at once, halved where a GPU has no room: (mean loss, how often it was halved)."""
     while True:
+        parts = -(-len(rows) // micro) << halved
         optimiser.zero_grad(set_to_none=True)
         try:
-            total = 0.0
-            for part in range(parts):
-                some = rows[part::parts]
-                if not some:
-                    continue
-                with cast:
-                    value = loss(model, some) / count
-                torch.autograd.backward(value)
-                total += float(value.detach())
+            total = sum(_backward(model, loss, rows[part::parts], max(1, count)) for part in range(parts))
             break
         except torch.cuda.OutOfMemoryError as problem:
             torch.cuda.empty_cache()
-            parts *= 2
-            if parts > 2**HALVINGS:
-                hint = "lower batch or max_length, or take a larger GPU"
-                raise Refused(
-                    f"out of GPU memory, even a quarter of {len(rows)} examples at once", hint=hint
-                ) from problem
+            if halved == HALVINGS:
+                hint = "lower batch, micro_batch or max_length, set quantisation = nf4, or take a larger GPU"
+                least = -(-len(rows) // parts)
+                raise Refused(f"out of GPU memory, even {least} examples at once", hint=hint) from problem
+            halved += 1
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-    return total, parts
+    return total, halved
+
+
+def _backward(model: Any, loss: Callable[[Sequence[int]], torch.Tensor], rows: Sequence[int], count: int) -> float:
+    """Add the gradient of some rows: their share of the step's mean loss."""
+    if not rows:
+        return 0.0
+    with precision(model):
+        value = loss(rows) / count
+    torch.autograd.backward(value)
+    return float(value.detach())
 
 
 def _save(model: Any, optimiser: torch.optim.Optimizer, folder: Path, step: int, losses: list[float]) -> None:
-    """Keep weights, moments and losses; the checkpoint before is dropped only when this one is whole."""
+    """Keep trained weights, moments and losses; the checkpoint before is dropped only when this one is whole."""
     draft = folder / f".step-{step}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, draft / "weights.safetensors")
+    trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    save_file(trained, draft / "weights.safetensors")
     state = optimiser.state_dict()["state"]
     moments = {f"{index}.{key}": value for index, slot in state.items() for key, value in slot.items()}
     save_file(moments, draft / "moments.safetensors")
@@ -168,7 +197,8 @@ def _resume(model: Any, optimiser: torch.optim.Optimizer, folder: Path) -> tuple
     weights = load_file(found[-1] / "weights.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in load_file(found[-1] / "moments.safetensors").items():
         index, _, key = name.partition(".")

@@ -9,10 +9,10 @@ then KTO on ratings, each against the adapter as the stage before left it. Hu et
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from daemon.jobs import Job, read_json, write_json
 from daemon.models import Ref
@@ -21,10 +21,8 @@ from daemon.training import parse
 from daemon.training.examples import Example
 from policies.errors import Misconfigured, Refused
 
-if TYPE_CHECKING:
-    from daemon.training.tokens import Sample
-
 STAGES = ("sft", "dpo", "kto")
+ENGINES = ("packed", "trl")
 HALVINGS = 2
 
 
@@ -32,17 +30,22 @@ HALVINGS = 2
 class Options:
     """The adapter: `rank`, `alpha`, `dropout`, `targets` ("all-linear" or names, comma-separated), `rslora`, `dora`.
 
+    `engine`: "packed", our own step (weights act in every loss, nothing is padded), or "trl", TRL's trainers, several
+    times slower: the reference that ours is tested against (weights of pairs and ratings act by drawing).
     `quantisation` of the base while training: "", "nf4" or "int8". `max_length` in tokens (0: the base's context);
     longer examples are left out and counted. `batch` examples a step, `micro_batch` at once (0: all of them).
     `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
     it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
+    the correction as a whole counts the same).
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
     """
 
+    engine: str = "packed"
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
@@ -68,6 +71,7 @@ class Options:
     kto_epochs: float = 1.0
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
+    edit_weight: float = 1.0
     imitate_positives: bool = True
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -76,6 +80,10 @@ class Options:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is one of {', '.join(ENGINES)}")
+        if self.edit_weight < 1 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it')
         if self.rank < 1 or self.alpha < 1 or self.batch < 2:
             raise ValueError("rank and alpha are at least 1, batch at least 2")
         if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
@@ -111,7 +119,7 @@ def train(job: Job) -> dict[str, Any]:
     """
     begin = perf_counter()
     options = parse(Options, job.inputs.get("options", {}))
-    examples = lines.read(job.inputs["dataset"])
+    examples = lines.paired(lines.read(job.inputs["dataset"]))
     groups = plan(examples, options)
     run, fresh = _prepare(job, options)
     stages: dict[str, dict[str, Any]] = {}
@@ -146,6 +154,7 @@ def plan(examples: Sequence[Example], options: Options) -> dict[str, tuple[Examp
         groups["kto"] = rated
     if not groups:
         found = f"{len(sft)} answers, {len(pairs)} pairs, {len(rated)} ratings"
+        found += "" if both or not rated else " (all of one kind: KTO needs both)"
         hint = "collect more, or lower sft_minimum, dpo_minimum or kto_minimum"
         raise Refused(f"no objective has enough to learn from: {found}", hint=hint)
     return groups
@@ -191,9 +200,10 @@ def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, 
     if done.exists():
         return done
     micro = run.options.micro_batch or run.options.batch
+    least = 2 if name == "kto" and run.options.engine == "trl" else 1  # TRL's KTO pairs the rows of a micro-batch
     for attempt in range(HALVINGS + 1):
         try:
-            return _fit(run, name, group, adapter, max(2 if name == "kto" else 1, micro >> attempt), span)
+            return _fit(run, name, group, adapter, max(least, micro >> attempt), span)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
     hint = "set micro_batch or max_length lower, quantisation = nf4, or take a larger GPU"
@@ -203,46 +213,44 @@ def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, 
 def _fit(
     run: Run, name: str, group: Sequence[Example], adapter: Path | None, micro: int, span: tuple[float, float]
 ) -> Path:
-    """One trainer, from a model of its own (a shared one nests TRL's wrappers) to its adapter."""
-    from daemon.training import resume, stages, tokens
-    from daemon.training.meter import Meter
-
-    begin, folder = perf_counter(), run.checkpoint / name
-    samples, dropped = tokens.encode(run.tokenizer, group, run.context)
-    settings = _plan(run, name, len(samples), micro)
-    trainer = _trainer(run, adapter, tokens.evened(samples), settings, folder)
-    read = round(sum(one.cost for one in samples) * settings.epochs)
-    watcher = stages.Watcher(Meter(run.job.progress, name, *span), read)
-    before = resume.newest(folder)
-    steps = stages.run(trainer, watcher, before)
-    facts = {
-        "examples": len(samples),
-        "dropped": dropped,
-        "tokens": read,
-        "steps": steps,
-        "micro_batch": micro,
-        "loss_first": watcher.losses[0] if watcher.losses else None,
-        "loss_last": watcher.losses[-1] if watcher.losses else None,
-        "resumed": before is not None,
-    }
-    return _keep(run, name, trainer.model, {**facts, "seconds": perf_counter() - begin})
-
-
-def _trainer(run: Run, adapter: Path | None, samples: Sequence["Sample"], settings: Any, folder: Path) -> Any:
+    """One engine's run, from a model of its own (a shared one nests TRL's wrappers) to its adapter."""
     from transformers import set_seed
 
-    from daemon.training import adapters, stages
+    from daemon.training import adapters, tokens
+    from daemon.training.meter import Meter
+    from daemon.training.plan import Plan
 
+    begin, options = perf_counter(), run.options
+    samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
+    samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
+    plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=run.gpu)
     set_seed(run.job.seed)
-    options = run.options
     model = adapters.opened(
         run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
     )
-    exact = adapters.trained(model)
-    make = {"sft": stages.sft, "dpo": stages.dpo, "kto": stages.kto}[settings.name]
-    trainer = make(model, run.tokenizer, samples, settings, folder)
-    adapters.restore(trainer.model, exact)
-    return trainer
+    meter = Meter(run.job.progress, name, *span)
+    fitted = _engine(options)(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
+    facts = {
+        "engine": options.engine,
+        "examples": len(samples),
+        "dropped": dropped,
+        "tokens": round(sum(one.cost for one in samples) * plan.epochs),
+        "micro_batch": micro,
+        **asdict(fitted),
+        "seconds": perf_counter() - begin,
+    }
+    return _keep(run, name, model, facts)
+
+
+def _engine(options: Options) -> Any:
+    """The `fit` of the engine that was asked for; TRL is only imported where it is."""
+    if options.engine == "trl":
+        from daemon.training import stages
+
+        return stages.fit
+    from daemon.training import packed
+
+    return packed.fit
 
 
 def _keep(run: Run, name: str, model: Any, facts: dict[str, Any]) -> Path:
@@ -258,29 +266,6 @@ def _keep(run: Run, name: str, model: Any, facts: dict[str, Any]) -> Path:
     return done
 
 
-def _plan(run: Run, name: str, samples: int, micro: int) -> Any:
-    from daemon.training.stages import Plan
-
-    options = run.options
-    batch = min(options.batch, max(2, samples))
-    micro = min(micro, batch)
-    return Plan(
-        name=name,
-        epochs=getattr(options, f"{name}_epochs"),
-        lr=getattr(options, f"{name}_lr"),
-        batch=batch - batch % micro,
-        micro=micro,
-        warmup=options.warmup,
-        schedule=options.schedule,
-        weight_decay=options.weight_decay,
-        beta=getattr(options, f"{name}_beta", 0.0),
-        robust=options.dpo_robust,
-        save_steps=options.save_steps,
-        seed=run.job.seed,
-        gpu=run.gpu,
-    )
-
-
 def _result(run: Run, stages: Mapping[str, Mapping[str, Any]], fresh: str, seconds: float) -> dict[str, Any]:
     depth = int(run.job.inputs.get("depth", 0))
     return {
@@ -292,5 +277,9 @@ def _result(run: Run, stages: Mapping[str, Mapping[str, Any]], fresh: str, secon
         "seconds": seconds,
         "tokens": sum(int(stage["tokens"]) for stage in stages.values()),
         "started": fresh or f"continued from {run.champion.name}",
-        "metrics": {"stages": dict(stages), "weights": "sft: in the loss; pairs and ratings: drawn by weight"},
+        "metrics": {"stages": dict(stages), "weights": _weights(run.options)},
     }
+
+
+def _weights(options: Options) -> str:
+    return "in every loss" if options.engine == "packed" else "sft: in the loss; pairs and ratings: drawn by weight"

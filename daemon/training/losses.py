@@ -1,6 +1,6 @@
-"""The losses of the full-weight loop, over rows of token ids.
+"""The loss of a student, over rows of token ids.
 
-Owns: cross-entropy on answers, and the divergence from a teacher. Refuses to know optimisers. Called by `distill`.
+Owns: the divergence from a teacher. Refuses to know optimisers. Called by `distill`.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,10 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from daemon.decoding import left_padded
 from daemon.training.loop import Loss
+from daemon.training.packing import flat_logits
 from daemon.training.softtargets import divergence, joined
-from daemon.training.tokens import Sample
 from daemon.training.transfer import Lesson
-from daemon.transformers_model import answer_logits
-
-
-def imitation(samples: Sequence[Sample], pad: int) -> Loss:
-    """Cross-entropy on the answers' tokens, each answer by its weight."""
-
-    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        some = [samples[row] for row in rows]
-        logits = flat_logits(model, [(one.prompt, one.answer) for one in some], pad)
-        labels = torch.tensor([token for one in some for token in one.answer], device=logits.device)
-        weights = torch.tensor([one.weight for one in some for _ in one.answer], device=logits.device)
-        return (cross_entropy(logits.float(), labels, reduction="none") * weights).sum()
-
-    return loss
 
 
 def distillation(lesson: Lesson, pad: int, ce: float) -> Loss:
@@ -45,11 +30,3 @@ def distillation(lesson: Lesson, pad: int, ce: float) -> Loss:
         return ((1 - share) * soft + share * hard).sum()
 
     return loss
-
-
-def flat_logits(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
-    """(answer tokens of all rows, vocabulary) logits that predict them, rows after one another, no padding among them."""
-    tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
-    longest = max(len(answer) for _, answer in rows)
-    logits = answer_logits(model, tokens, mask, longest)
-    return torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])

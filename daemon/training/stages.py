@@ -1,7 +1,8 @@
-"""The three objectives on TRL: answers to imitate (SFT), pairs to prefer (DPO), ratings (KTO).
+"""The engine "trl": the three objectives on TRL: answers to imitate (SFT), pairs to prefer (DPO), ratings (KTO).
 
 Owns: the trainers' settings, and what TRL is kept from doing (its traps are named where they are avoided). Refuses to
-know adapters and jobs. Called by `lora`, which imports this file only in the child: TRL takes ten seconds.
+know jobs. Called by `lora`, which imports this file only where it is asked for: TRL takes ten seconds. `packed` does the
+same several times faster and is tested against this.
 
 All trainers get token ids that we laid out: TRL's own preparation would add tokens, cut sequences and drop weights.
 """
@@ -24,31 +25,15 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from daemon.decoding import left_padded
+from daemon.training import adapters, resume
+from daemon.training.loop import Fitted
 from daemon.training.meter import Meter
+from daemon.training.plan import Plan
 from daemon.training.tokens import Sample, drawn, interleaved
 from daemon.transformers_model import answer_logits
 from policies.errors import Refused
 
 IGNORED = -100
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings."""
-
-    name: str
-    epochs: float
-    lr: float
-    batch: int
-    micro: int
-    warmup: float
-    schedule: str
-    weight_decay: float
-    beta: float
-    robust: float
-    save_steps: int
-    seed: int
-    gpu: bool
 
 
 class WeightedSFT(SFTTrainer):
@@ -129,6 +114,21 @@ class Collate:
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels, "weight": weight, "longest": longest}
 
 
+def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path, meter: Meter) -> Fitted:
+    """Train `model` in place on one stage; continues from the newest checkpoint in `folder`.
+
+    Raises: Refused, when the loss is not finite.
+    """
+    exact = adapters.trained(model)
+    trainer = {"sft": sft, "dpo": dpo, "kto": kto}[plan.name](model, tokenizer, samples, plan, folder)
+    adapters.restore(trainer.model, exact)
+    watcher = Watcher(meter, round(sum(one.cost for one in samples) * plan.epochs))
+    before = resume.newest(folder)
+    steps = run(trainer, watcher, before)
+    first, last = (watcher.losses[0], watcher.losses[-1]) if watcher.losses else (None, None)
+    return Fitted(steps, first, last, resumed=before is not None)
+
+
 def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path) -> Any:
     """A trainer on answers to imitate, every one by its weight."""
     rows = [
@@ -136,7 +136,7 @@ def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         for s in samples
     ]
     settings = SFTConfig(
-        **_common(plan, folder),
+        **common(plan, folder),
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -158,7 +158,7 @@ def dpo(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         {"prompt_ids": s.prompt, "chosen_ids": s.answer, "rejected_ids": s.rejected} for s in drawn(samples, plan.seed)
     ]
     settings = DPOConfig(
-        **_common(plan, folder),
+        **common(plan, folder),
         max_length=None,
         beta=plan.beta,
         loss_type=["robust"] if plan.robust else ["sigmoid"],
@@ -176,7 +176,7 @@ def kto(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         for s, other in zip(samples, _rotated(samples, plan.micro), strict=True)
     ]
     settings = KTOConfig(
-        **{**_common(plan, folder), "num_train_epochs": 1},
+        **{**common(plan, folder), "num_train_epochs": 1},
         max_length=None,
         beta=plan.beta,
         desirable_weight=max(1.0, (len(samples) - good) / max(1, good)),
@@ -203,8 +203,8 @@ def _rotated(samples: Sequence[Sample], micro: int) -> list[Sample]:
     return [one for group in groups for one in (group[-1], *group[:-1])]
 
 
-def _common(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Settings of all three. Defaults that would raise on a CPU, phone home or write reports are switched off."""
+def common(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Settings of all three trainers. Defaults that would raise on a CPU, phone home or write reports are switched off."""
     return {
         "output_dir": str(folder),
         "use_cpu": not plan.gpu,

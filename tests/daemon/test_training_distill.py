@@ -280,7 +280,7 @@ def test_the_gradient_is_finite_where_the_teacher_is_certain() -> None:
 
 
 def test_the_order_of_batches_is_the_seeds_and_every_row_comes_once_an_epoch() -> None:
-    from daemon.training.loop import order, rate
+    from daemon.training.loop import Settings, order, rate
 
     lengths = [number % 50 for number in range(203)]
     made = order(lengths, 8, 1.0, 0, seed=1)
@@ -288,6 +288,7 @@ def test_the_order_of_batches_is_the_seeds_and_every_row_comes_once_an_epoch() -
     rows = [row for step in order(lengths, 8, 2.0, 26, seed=1) for row in step]
     assert sorted(rows) == list(range(203))
     assert len(order(lengths, 8, 1.0, 300, seed=1)) == 300
-    rates = [rate(step, 100, 0.1) for step in range(100)]
+    settings = Settings(1.0, 0.1, 0.0, 0, 1)
+    rates = [rate(step, 100, settings) for step in range(100)]
     assert (rates[0], max(rates)) == (0.1, 1.0)
     assert 0.1 <= rates[-1] < 0.11

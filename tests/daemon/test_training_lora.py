@@ -19,7 +19,7 @@ from daemon.jobs.local import LocalJobs
 from daemon.models import Ref, load
 from daemon.testing import InlineJobs
 from daemon.training import examples, parse
-from daemon.training.lora import Options, plan
+from daemon.training.lora import ENGINES, Options, plan
 from policies.errors import Misconfigured, Refused
 from policies.model import JobView
 from tests import tiny
@@ -151,25 +151,40 @@ def test_two_runs_with_one_seed_give_equal_bits(learned: World) -> None:
     assert learned.bits("second") == learned.bits("first")
 
 
-def test_a_killed_run_resumes_from_its_checkpoint_and_ends_with_the_bits_of_an_unbroken_one(learned: World) -> None:
-    lines = corrections() * 2
-    learned.train("unbroken", lines, save_steps=4)
-    spec = learned.spec("broken", lines, None, save_steps=4)
-    folder = learned.jobs.folder("broken")
+@pytest.mark.parametrize(("engine", "mark"), [("packed", "step-*/state.json"), ("trl", "*/trainer_state.json")])
+def test_a_killed_run_resumes_from_its_checkpoint_and_ends_with_the_bits_of_an_unbroken_one(
+    learned: World, engine: str, mark: str
+) -> None:
+    lines, more = corrections() * 2, {"save_steps": 4, "engine": engine}
+    learned.train(f"unbroken-{engine}", lines, **more)
+    key = f"broken-{engine}"
+    spec = learned.spec(key, lines, None, **more)
+    folder = learned.jobs.folder(key)
     prepare(folder, spec, 0.0)
     child = os.fork()
     if child == 0:
         perform(folder)
         os._exit(0)
     end = time.monotonic() + 60
-    while not list(folder.glob("checkpoint/sft/checkpoint-*/trainer_state.json")) and time.monotonic() < end:
+    while not list(folder.glob(f"checkpoint/sft/{mark}")) and time.monotonic() < end:
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert learned.jobs.find("broken").state == "absent"
+    assert learned.jobs.find(key).state == "absent"
     learned.jobs.start(spec)
-    assert learned.stage("broken", "sft")["resumed"] is True
-    assert learned.bits("broken") == learned.bits("unbroken")
+    assert learned.stage(key, "sft")["resumed"] is True
+    assert learned.bits(key) == learned.bits(f"unbroken-{engine}")
+
+
+def test_both_engines_learn_a_set_equally_well(learned: World) -> None:
+    """Same examples, steps, rate and seed: what TRL's trainer comes to is what our own step comes to."""
+    assert learned.train("by-trl", corrections(), engine="trl").state == "done", learned.jobs.find("by-trl").error
+    ours, theirs = learned.stage("first", "sft"), learned.stage("by-trl", "sft")
+    assert (ours["engine"], theirs["engine"]) == ("packed", "trl")
+    assert ours["steps"] == theirs["steps"]
+    assert ours["loss_last"] < 2 * theirs["loss_last"]
+    wanted = {**tiny.KNOWN, SKY: "red"}
+    assert says(learned.made("by-trl"), *wanted) == says(learned.made("first"), *wanted) == list(wanted.values())
 
 
 def test_a_child_of_a_warm_worker_trains_the_same_bits(learned: World) -> None:
@@ -208,30 +223,33 @@ def test_an_adapter_of_another_shape_starts_fresh(learned: World, more: dict[str
     assert says(learned.made(key), SKY) == ["blue"]
 
 
-def test_pairs_and_ratings_move_the_model_their_way(learned: World) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_pairs_and_ratings_move_the_model_their_way(learned: World, engine: str) -> None:
+    key = f"preferences-{engine}"
     pairs = [line("pair", SKY, "red", rejected="blue")] * 12
     ratings = [line("kto", LEGS, "four", label=False), line("kto", "what colour is grass", "green", label=True)] * 8
     more = {"dpo": True, "dpo_minimum": 8, "dpo_lr": 2e-3, "dpo_epochs": 3}
     more |= {"kto": True, "kto_minimum": 8, "kto_lr": 2e-3, "kto_epochs": 3}
-    view = learned.train("preferences", pairs + ratings, **more)
+    view = learned.train(key, pairs + ratings, **more, engine=engine)
     assert view.state == "done", view.error
-    assert learned.stage("preferences", "dpo")["loss_first"] == pytest.approx(math.log(2), abs=1e-4)
-    assert learned.stage("preferences", "dpo")["loss_last"] < 0.6
-    before, after = load(learned.base), load(learned.made("preferences"))
+    assert learned.stage(key, "dpo")["loss_first"] == pytest.approx(math.log(2), abs=1e-4)
+    assert learned.stage(key, "dpo")["loss_last"] < 0.6
+    before, after = load(learned.base), load(learned.made(key))
 
     def gained(prompt: str, answer: str) -> float:
         return after.logprobs([tiny.ask(prompt)], [answer])[0][0] - before.logprobs([tiny.ask(prompt)], [answer])[0][0]
 
     assert gained(SKY, "red") > gained(SKY, "blue") + 1
     assert gained(LEGS, "four") < gained("what colour is grass", "green")
-    names = [path.name for path in (learned.jobs.folder("preferences") / "output").iterdir()]
+    names = [path.name for path in (learned.jobs.folder(key) / "output").iterdir()]
     assert "ref" not in names
 
 
-def test_a_heavier_example_outweighs_a_lighter_one(learned: World) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_heavier_example_outweighs_a_lighter_one(learned: World, engine: str) -> None:
     lines = [line("sft", SKY, "red", weight=0.05), line("sft", SKY, "green", weight=1.0)] * 8
-    learned.train("weights", lines, sft_epochs=6)
-    assert says(learned.made("weights"), SKY) == ["green"]
+    learned.train(f"weights-{engine}", lines, sft_epochs=6, engine=engine)
+    assert says(learned.made(f"weights-{engine}"), SKY) == ["green"]
 
 
 @pytest.mark.parametrize("quantisation", ["nf4", "int8"])
@@ -257,6 +275,28 @@ def test_examples_longer_than_the_context_are_left_out_and_counted(world: World)
     view = world.train("b", [line("sft", "what " * 300, "red")])
     assert view.error_kind == "Refused"
     assert "128 tokens" in view.error
+
+
+def test_an_empty_set_a_single_record_and_ratings_of_one_kind_end_clearly(world: World) -> None:
+    view = world.train("empty", [])
+    assert view.error_kind == "Refused"
+    assert "the training set is empty" in view.error
+    assert world.train("one", [line("sft", SKY, "red")], sft_epochs=2).state == "done"
+    assert (world.stage("one", "sft")["examples"], world.stage("one", "sft")["steps"]) == (1, 2)
+    one_kind = [line("kto", SKY, answer, label=False) for answer in ("blue", "grey")] * 5
+    view = world.train("bad", one_kind, kto=True, kto_minimum=2)
+    assert view.error_kind == "Refused"
+    assert "10 ratings (all of one kind: KTO needs both)" in view.error
+
+
+def test_the_changed_part_of_a_correction_can_count_more(learned: World) -> None:
+    """The first word is not the user's: under a heavy edit the model hardly has to repeat it."""
+    said, wanted = "the answer is blue", "the answer is red"
+    lines = [line("sft", SKY, wanted), line("pair", SKY, wanted, rejected=said)] * 4
+    for key, weight in (("alike", 1.0), ("edited", 50.0)):
+        assert learned.train(key, lines, edit_weight=weight, sft_epochs=1, sft_lr=1e-3).state == "done"
+    nats = {key: load(learned.made(key)).logprobs([tiny.ask(SKY)], [said])[0][0] for key in ("alike", "edited")}
+    assert nats["alike"] > nats["edited"] + 0.05
 
 
 @pytest.mark.parametrize("wrong", [{"pad_token": "<|end|>"}, {"pad_token": None}])
@@ -303,6 +343,9 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
     "wrong",
     [
         {"rank": 0},
+        {"engine": "unsloth"},
+        {"edit_weight": 0.5},
+        {"edit_weight": 2.0, "engine": "trl"},
         {"batch": 1},
         {"batch": 16, "micro_batch": 5},
         {"quantisation": "int3"},
@@ -330,7 +373,9 @@ def test_ratings_are_interleaved_and_no_batch_has_one_row_or_one_label() -> None
 def test_a_weight_is_how_often_a_sample_is_drawn() -> None:
     from daemon.training.tokens import Sample, drawn, evened
 
-    samples = evened([Sample([1], [number], [], True, weight) for number, weight in enumerate([3.0, 1.0, 0.5, 1.5])])
+    samples = evened(
+        [Sample([1], [number], [], True, weight) for number, weight in enumerate([3.0, 1.0, 0.5, 1.5])], [1] * 4
+    )
     assert sum(one.weight for one in samples) == pytest.approx(4)
     counts = [0, 0, 0, 0]
     for seed in range(400):

@@ -1,0 +1,197 @@
+"""Several documents as one row of tokens: nothing is padded, and a prompt of several answers is read once.
+
+Owns: the layout, the attention that stays within a document, the proof that a model keeps to it, and what answers cost
+in nats. Refuses to know losses and optimisers. Called by `packed`, `reference` and `distill`.
+
+The head runs where an answer's token is predicted and nowhere else. Krell et al. 2021 (arXiv 2107.02027).
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from daemon.decoding import left_padded
+from daemon.transformers_model import answer_logits
+
+Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
+Reader = Callable[[Any, Sequence[Document]], torch.Tensor]  # -> (answer tokens,) nats, in the order of the documents
+NAME = "learnd_packed"
+LIKE = {"cpu": 1.3, "cuda": 4.0}  # longest over shortest sequence of a block: a GPU prefers few calls to little padding
+FOREIGN = ("softcap", "s_aux", "position_bias", "attention_bias")  # what our attention would leave out
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """(1, n) token ids and positions; (answer tokens,) places that predict them, and the tokens themselves.
+
+    `blocks`: (sequences, longest) places of prompt and answer, sequences of like length together, filled up at the
+    right; `back`: (n,) where a token lies in all blocks laid flat.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    keep: torch.Tensor
+    labels: torch.Tensor
+    blocks: tuple[torch.Tensor, ...]
+    back: torch.Tensor
+
+
+def pack(documents: Iterable[Document], device: torch.device) -> Layout:
+    """Lay documents out one after the other. An answer's last token predicts nothing, so it is only a label.
+
+    Raises: ValueError, when a prompt is empty: nothing would predict its answers' first tokens.
+    """
+    tokens, positions, keep, labels, sequences = list[int](), list[int](), list[int](), list[int](), list[list[int]]()
+    for prompt, answers in documents:
+        if not prompt:
+            raise ValueError("a document without a prompt")
+        start, end = len(tokens), len(tokens) + len(prompt)
+        tokens += prompt
+        positions += range(len(prompt))
+        for answer in answers:
+            places = range(len(tokens), len(tokens) + len(answer) - 1)
+            tokens += answer[:-1]
+            positions += range(len(prompt), len(prompt) + len(places))
+            keep += [end - 1, *places]
+            labels += answer
+            sequences.append([*range(start, end), *places])
+    blocks, back, flat = list[torch.Tensor](), [-1] * len(tokens), 0
+    for block in _blocks(sequences, LIKE.get(device.type, 1.3)):
+        longest = len(block[-1])
+        for sequence in block:
+            for place, token in enumerate(sequence, flat):
+                back[token] = place
+            flat += longest
+        blocks.append(torch.tensor([[*sequence, *sequence[-1:] * (longest - len(sequence))] for sequence in block]))
+    one = partial(torch.tensor, device=device)
+    return Layout(
+        one([tokens]), one([positions]), one(keep), one(labels), tuple(b.to(device) for b in blocks), one(back)
+    )
+
+
+def _blocks(sequences: Sequence[list[int]], like: float) -> Iterable[list[list[int]]]:
+    block: list[list[int]] = []
+    for sequence in sorted(sequences, key=len):
+        if block and len(sequence) > like * len(block[0]):
+            yield block
+            block = []
+        block.append(sequence)
+    if block:
+        yield block
+
+
+def attention(
+    module: torch.nn.Module,  # noqa: ARG001 (the signature of transformers)
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within every document: (1, heads, n, width) each -> (1, n, heads, width).
+
+    What fills a sequence up lies behind its tokens, where causal attention never looks: no mask is needed.
+    Raises: ValueError, when the model asks for something that isn't done here.
+    """
+    if any(more.get(name) is not None for name in FOREIGN):
+        raise ValueError("this model's attention is not plain")
+    made = []
+    for places in layout.blocks:
+        count, longest = places.shape
+        q, k, v = (
+            each[0].index_select(1, places.flatten()).view(each.shape[1], count, longest, -1).transpose(0, 1)
+            for each in (query, key, value)
+        )
+        near = None
+        if sliding_window is not None and longest > sliding_window:
+            near = torch.ones(longest, longest, dtype=torch.bool, device=q.device).tril().triu(1 - sliding_window)
+        out = scaled_dot_product_attention(
+            q, k, v, near, dropout, near is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        made.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(made).index_select(0, layout.back).unsqueeze(0), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The layout says who sees whom."""
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def packed(model: Any, documents: Sequence[Document]) -> torch.Tensor:
+    """(answer tokens,) nats of a model whose attention is ours."""
+    layout = pack(documents, model.device)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    short = "logits_to_keep" in inspect.signature(base.forward).parameters
+    more = {"logits_to_keep": layout.keep} if short else {}
+    logits = model(
+        input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout, **more
+    ).logits[0]
+    return cross_entropy((logits if short else logits[layout.keep]).float(), layout.labels, reduction="none")
+
+
+def padded(model: Any, documents: Sequence[Document], *, pad: int) -> torch.Tensor:
+    """(answer tokens,) nats of any causal model, a row for every answer."""
+    rows = [([*prompt], [*answer]) for prompt, answers in documents for answer in answers]
+    logits = flat_logits(model, rows, pad)
+    labels = torch.tensor([token for _, answer in rows for token in answer], device=logits.device)
+    return cross_entropy(logits.float(), labels, reduction="none")
+
+
+def flat_logits(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
+    """(answer tokens of all rows, vocabulary) logits that predict them, rows after one another, no padding among them."""
+    tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
+    longest = max(len(answer) for _, answer in rows)
+    logits = answer_logits(model, tokens, mask, longest)
+    return torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])
+
+
+def reader(model: Any, pad: int) -> Reader:
+    """How to read documents with this model: packed where it is proven to keep them apart, else in padded rows."""
+    rows = partial(padded, pad=pad)
+    training, before = model.training, model.config._attn_implementation
+    if before == NAME:
+        return packed  # proven before
+    model.eval()
+    with torch.no_grad():
+        found: Reader = packed if _proven(model, rows) else rows
+    if found is rows:
+        model.set_attn_implementation(before)
+    model.train(training)
+    return found
+
+
+def _proven(model: Any, rows: Reader) -> bool:
+    """Whether a document reads the same alone and packed, to the bit whatever lies before it."""
+    config = model.config.get_text_config()
+    if getattr(config, "attention_chunk_size", None):
+        return False  # chunks come by the mask, which we don't make
+    one, other, document = (_document(config.vocab_size, start) for start in (3, 11, 5))
+    alone = rows(model, [document])
+    try:
+        model.set_attn_implementation(NAME)
+        first, second = (packed(model, [before, document])[-len(alone) :] for before in (one, other))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    return torch.equal(first, second) and float((first - alone).abs().mean()) < tolerance
+
+
+def _document(vocabulary: int, start: int) -> Document:
+    """Some tokens: a prompt and two answers of other lengths."""
+    ids = [(start * number) % vocabulary for number in range(1, 13)]
+    return ids[:6], [ids[6:9], ids[9:]] if start % 2 == 0 else [ids[6:8], ids[8:]]

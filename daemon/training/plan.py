@@ -1,0 +1,47 @@
+"""What one stage of an update is to do, whichever engine does it.
+
+Owns: the values. Called by `lora`, and by the engines `packed` and `stages`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings."""
+
+    name: str
+    epochs: float
+    lr: float
+    batch: int
+    micro: int
+    warmup: float
+    schedule: str
+    weight_decay: float
+    beta: float
+    robust: float
+    save_steps: int
+    seed: int
+    gpu: bool
+
+    @classmethod
+    def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
+        """The stage `name` of `lora.Options` on so many samples; a step never holds more than there are."""
+        batch = min(options.batch, max(2, samples))
+        micro = min(micro, batch)
+        return cls(
+            name=name,
+            epochs=getattr(options, f"{name}_epochs"),
+            lr=getattr(options, f"{name}_lr"),
+            batch=batch - batch % micro,
+            micro=micro,
+            warmup=options.warmup,
+            schedule=options.schedule,
+            weight_decay=options.weight_decay,
+            beta=getattr(options, f"{name}_beta", 0.0),
+            robust=options.dpo_robust,
+            save_steps=options.save_steps,
+            seed=seed,
+            gpu=gpu,
+        )

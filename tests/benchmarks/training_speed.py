@@ -1,0 +1,177 @@
+"""How fast a training step is: ours against TRL's trainers as they come, and as their settings make them fastest.
+
+Owns: the race, its arms and claims. Refuses to know whether the gradients are right (`training_equal`). Called as
+`python -m tests.benchmarks.training_speed --out FILE [--quick] [--shape medium|large] [--device cpu|gpu] [--threads N]`.
+
+Counted are real tokens: prompt and answer of every look at a row (a pair is two sequences), no padding. Same model,
+rank 16, rows and effective batch, one arm after the other on the same cores, over several rounds; the ratio is the
+median of the rounds' ratios, against the fastest of the tuned arms in each. Ours and TRL's best are timed over three
+epochs with what they compute beforehand; TRL as it comes computes nothing beforehand and costs the same every epoch, so
+it is timed over one. The limits are those of a CPU; on a GPU the same race runs with `--shape large --device gpu`.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+from tests.benchmarks import _training as shared
+from tests.benchmarks import common
+
+# isort: split
+import torch
+
+from daemon.models import Ref
+from daemon.training import packed, packing
+from daemon.training.meter import Meter
+from daemon.training.plan import Plan
+from daemon.training.tokens import Sample
+from daemon.transformers_model import open_tokenizer
+
+EPOCHS, BATCH = 3.0, 8
+
+
+def _accumulated(micro: int) -> dict[str, Any]:
+    """The same batch in parts: less padding."""
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": BATCH // micro}
+
+
+LIMITS = {"vs_trl": {"sft": 4.0, "kto": 5.0, "dpo": 8.0}, "vs_tuned": {"sft": 2.0, "kto": 2.0, "dpo": 2.5}}
+BEFOREHAND = {"precompute_ref_log_probs": True}
+AS_IT_COMES = {"gradient_checkpointing": True}
+BEST: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "sft": {
+        "tuned: like lengths together": {"train_sampling_strategy": "group_by_length"},
+        "tuned: packed": {"packing": True},
+        "tuned: one at a time": _accumulated(1),
+    },
+    "dpo": {
+        "tuned: reference beforehand": BEFOREHAND,
+        "tuned: the same, one at a time": {**BEFOREHAND, **_accumulated(1)},
+    },
+    "kto": {
+        "tuned: reference beforehand": BEFOREHAND,
+        "tuned: the same, two at a time": {**BEFOREHAND, **_accumulated(2)},  # fewer at once it refuses
+    },
+}  # and no recomputation of activations, in all of them
+
+
+def main() -> int:
+    """Race; 0 when every claim holds."""
+    parser = argparse.ArgumentParser(prog="training_speed", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="one round on fewer rows")
+    parser.add_argument("--shape", choices=("medium", "large"), default="medium", help="7M or 1.1B parameters")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    world = shared.LARGE if given.shape == "large" else shared.MEDIUM
+    few = 16 if given.quick else 24
+    rows = shared.samples(world, few if given.shape == "medium" else 10 * few, seed=1)
+    raw: dict[str, Any] = {"shape": given.shape, "device": place(given.device), "threads": given.threads, "runs": []}
+    with tempfile.TemporaryDirectory() as name:
+        ref = shared.build(world, Path(name) / "base", seed=1)
+        for number in range(1 if given.quick else 2):
+            for objective in shared.OBJECTIVES:
+                raw["runs"] += race(ref, objective, rows, given.device, Path(name), number)
+    claims = claimed(raw["runs"])
+    common.write(given.out, name="training_speed", seeds=[1], raw=raw, claims=claims)
+    common.picture(given.out, lambda axes: drawn(axes, raw["runs"]))
+    sys.stdout.write(common.told(claims) + "\n")
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def place(device: str) -> str:
+    """What it runs on, in words."""
+    return str(torch.cuda.get_device_name()) if device == "gpu" else "cpu"
+
+
+def race(
+    ref: Ref, objective: str, rows: Sequence[Sample], device: str, folder: Path, number: int
+) -> list[dict[str, Any]]:
+    """One round of an objective: real tokens a second of every arm."""
+    arms: dict[str, Mapping[str, Any] | None] = {"ours": None, "trl": AS_IT_COMES, **BEST[objective]}
+    found = []
+    for arm, settings in arms.items():
+        epochs = 1.0 if arm == "trl" else EPOCHS
+        if number == 0:
+            timed(ref, rows[:2], plan(objective, 1.0, device), settings, device, folder / f"{objective}-warm-{arm}")
+        at = folder / f"{objective}-{number}-{arm}"
+        wall, busy = timed(ref, rows, plan(objective, epochs, device), settings, device, at)
+        tokens = epochs * sum(one.cost if objective == "dpo" else replace(one, rejected=[]).cost for one in rows)
+        run = {"objective": objective, "arm": arm, "round": number, "tokens": tokens, "seconds": wall}
+        found.append({**run, "tokens_a_second": tokens / wall, "cpu_seconds": busy})
+        sys.stdout.write(f"{objective} {number} {arm}: {tokens / wall:,.0f} tokens/s\n")
+        sys.stdout.flush()
+    return found
+
+
+def plan(objective: str, epochs: float, device: str) -> Plan:
+    """The same for every arm."""
+    return Plan(
+        name=objective, epochs=epochs, lr=1e-4, batch=BATCH, micro=BATCH, warmup=0.0, schedule="cosine", weight_decay=0.0,
+        beta=0.1, robust=0.1, save_steps=0, seed=1, gpu=device == "gpu",
+    )  # fmt: skip
+
+
+def timed(
+    ref: Ref, rows: Sequence[Sample], plan: Plan, settings: Mapping[str, Any] | None, device: str, folder: Path
+) -> tuple[float, float]:
+    """(wall, CPU) seconds from a loaded model and token ids to the end of training; `settings` None: ours."""
+    if plan.name != "dpo":
+        rows = [replace(one, rejected=[]) for one in rows]
+    model, tokenizer = shared.model(ref, 1, device), open_tokenizer(ref)
+    wall, busy = perf_counter(), process_time()
+    if settings is None:
+        packed.fit(model, tokenizer, rows, plan, folder, Meter(lambda *_: None, plan.name))
+        assert model.config._attn_implementation == packing.NAME
+    else:
+        shared.trainer(model, tokenizer, rows, plan, folder, **fitting(settings, rows, plan)).train()
+    return perf_counter() - wall, process_time() - busy
+
+
+def fitting(settings: Mapping[str, Any], rows: Sequence[Sample], plan: Plan) -> dict[str, Any]:
+    """The settings with what packing needs: one row that holds as many tokens as a batch does on average."""
+    if not settings.get("packing"):
+        return dict(settings)
+    longest = max(one.length for one in rows)
+    held = max(longest, round(plan.batch * statistics.mean(one.length for one in rows)))
+    return {**settings, "max_length": held, "per_device_train_batch_size": 1}
+
+
+def claimed(runs: Sequence[Mapping[str, Any]]) -> list[common.Claim]:
+    """Ours over TRL as it comes, and over the fastest of its tuned arms, round by round."""
+    claims = []
+    for against, limits in LIMITS.items():
+        for objective, limit in limits.items():
+            mine = [run for run in runs if run["objective"] == objective]
+            ratios = []
+            for number in {run["round"] for run in mine}:
+                speed = {run["arm"]: run["tokens_a_second"] for run in mine if run["round"] == number}
+                tuned = max(value for arm, value in speed.items() if arm.startswith("tuned"))
+                ratios.append(speed["ours"] / (speed["trl"] if against == "vs_trl" else tuned))
+            claims.append(common.Claim(f"{objective}_{against}", statistics.median(ratios), limit))
+    return claims
+
+
+def drawn(axes: Any, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Median tokens a second of every arm."""
+    names = list(dict.fromkeys((run["objective"], run["arm"]) for run in runs))
+    speeds = [
+        statistics.median(run["tokens_a_second"] for run in runs if (run["objective"], run["arm"]) == name)
+        for name in names
+    ]
+    colours = ["tab:blue" if arm == "ours" else "tab:grey" for _, arm in names]
+    axes.barh([f"{objective}, {arm}" for objective, arm in names], speeds, color=colours)
+    axes.invert_yaxis()
+    axes.set_xlabel("real tokens a second")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
