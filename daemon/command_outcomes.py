@@ -35,7 +35,7 @@ def settle_at_once(session: Session, slot: Slot, policy: Policy, now: float, sna
             continue
         if row.verb == POLICY:
             why = held_policies.approve(session, slot.deployment, row.version)
-            _close(session, row, "refused" if why else "done", why or "it comes into force now", now)
+            close(session, row, "refused" if why else "done", why or "it comes into force now", now)
             continue
         view = CommandView(row.id, row.verb, row.actor, row.reason, row.version, row.at)
         refusal = why_not(view, snapshot(), policy)

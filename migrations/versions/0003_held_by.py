@@ -8,8 +8,8 @@ from alembic import op
 
 from policies.errors import Refused
 
-revision = "trust_held_by"
-down_revision = "0001"
+revision = "0003_held_by"
+down_revision = "0002_ledger"
 branch_labels = None
 depends_on = None
 
