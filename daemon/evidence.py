@@ -116,7 +116,8 @@ def _paired_with(query: Any, ours: Any, theirs: Any) -> Any:
 
 
 def disagreement(session: Session, deployment: str) -> dict[str, float]:
-    """By set, the share of items on which candidate and champion scored differently in the last evaluation.
+    """By set, the mean square of how differently candidate and champion scored in the last evaluation: of answers that
+    are right or wrong, the share of items on which they disagreed.
 
     It decides how many items a margin takes. A candidate that a gate proved worse says nothing about how much good ones
     disagree, and is passed over. Sets that were never part of an evaluation are left out.
@@ -134,7 +135,7 @@ def disagreement(session: Session, deployment: str) -> dict[str, float]:
     if last is None:
         return {}
     ours, theirs = aliased(MeasurementRow), aliased(MeasurementRow)
-    differs = func.avg(case((ours.value != theirs.value, 1.0), else_=0.0))
+    differs = func.avg((ours.value - theirs.value) * (ours.value - theirs.value))
     rows = session.execute(
         _paired_with(select(ours.set, differs), ours, theirs)
         .where(ours.evaluation == last.evaluation, ours.version == last.version, theirs.version == last.champion)

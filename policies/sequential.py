@@ -1,10 +1,15 @@
 """What may be looked at as often as one likes: evidence and confidence sequences that hold at all times at once.
 
-Owns: the sequential test of two streams of yes/no votes. Refuses to know who votes. Called by `policies.watch`.
+Owns: the sequential test of two streams of yes/no votes, and the confidence sequence of a bounded mean. Refuses to know
+who votes or scores. Called by `policies.watch` and `policies.stats`.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+STAKES = tuple(0.98 / 2**k for k in range(6))  # shares of the capital that are bet, from bold to careful
 
 
 def _log_mixture(good: float, n: float) -> float:
@@ -91,3 +96,39 @@ def difference_sequence(rates: Rates, error: float) -> tuple[float, float]:
                 edge = middle
         bounds.append(edge)
     return bounds[0], bounds[1]
+
+
+def mean_sequence(values: Sequence[float], error: float) -> tuple[float, float]:
+    """Confidence sequence of the mean of values in [0, 1]: at all times at once, each side errs at most `error` / 2.
+
+    A bettor who stakes a share of his capital on every next value being above m can't get rich while the mean is m; his
+    capital, averaged over several shares, rules out every m at which it has grown to 2 / `error`. Waudby-Smith & Ramdas
+    2024, JRSS B 86:1 (betting, grid of stakes). It holds for any number of values however skewed, does not depend on
+    their order, and no value that falls ever lifts a bound.
+    """
+    return _least_mean(values, error / 2), 1 - _least_mean([1 - value for value in values], error / 2)
+
+
+def _least_mean(values: Sequence[float], error: float) -> float:
+    """The smallest mean that isn't ruled out from below."""
+    counted, low = Counter(values), 0.0
+    high = math.fsum(values) / len(values) if values else 0.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        if _capital(counted, middle) >= math.log(1 / error):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _capital(counted: Counter[float], mean: float) -> float:
+    """Log of the average capital after all bets against "the mean is at most `mean`"."""
+    if mean <= 0:
+        return math.inf if any(value > 0 for value in counted) else 0.0
+    grown = [
+        math.fsum(times * math.log1p(stake * (value / mean - 1)) for value, times in counted.items())
+        for stake in STAKES
+    ]
+    most = max(grown)
+    return most + math.log(math.fsum(math.exp(log - most) for log in grown) / len(grown))

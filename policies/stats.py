@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from policies.sequential import mean_sequence
+
 
 def quantile(probability: float) -> float:
     """The standard normal quantile."""
@@ -145,11 +147,13 @@ def mean_difference(differences: Sequence[float], error: float, groups: Sequence
 def paired_difference(first: Sequence[float], second: Sequence[float], error: float) -> tuple[float, float]:
     """Interval of mean(first) - mean(second), scores in [0, 1] on the same items in the same order.
 
-    Yes/no scores: `tango`; fractional ones: `mean_difference`.
+    Yes/no scores: `tango`. Fractional ones: `sequential.mean_sequence`, since losses that are rare and large are skewed,
+    and an interval by the normal distribution is wrong several times as often as it says at the small errors of a ledger.
     """
     pairs = list(zip(first, second, strict=True))
     if any(value not in (0.0, 1.0) for pair in pairs for value in pair):
-        return mean_difference([a - b for a, b in pairs], error)
+        low, high = mean_sequence([(1 + a - b) / 2 for a, b in pairs], error)
+        return 2 * low - 1, 2 * high - 1
     cells = [0, 0, 0, 0]
     for a, b in pairs:
         cells[(0 if b else 1) if a else (2 if b else 3)] += 1

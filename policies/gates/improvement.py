@@ -33,7 +33,7 @@ class Options:
 def judge(candidate: Evidence, champion: Evidence, anchor: Evidence | None, options: Options) -> Verdict:  # noqa: ARG001
     """Pass when the lower bound of the paired gain lies above `gain`.
 
-    Interval: Tango 1998 (fractional scores: Agresti & Min 2005).
+    Interval: Tango 1998 (fractional scores: Waudby-Smith & Ramdas 2024).
     """
     pairs, problem = paired(candidate, champion, "improvement")
     if problem:

@@ -48,7 +48,7 @@ class Options:
 def judge(candidate: Evidence, champion: Evidence, anchor: Evidence | None, options: Options) -> Verdict:
     """Non-inferiority on paired items: pass when the whole interval of the difference lies above -margin.
 
-    Interval: Tango 1998 (fractional scores: Agresti & Min 2005). Slices: exact McNemar, Holm 1979.
+    Interval: Tango 1998 (fractional scores: Waudby-Smith & Ramdas 2024). Slices: exact McNemar, Holm 1979.
     """
     pairs, problem = paired(candidate, champion, "goldens")
     if problem:
@@ -77,7 +77,7 @@ def margin_claim(against: str, pairs: tuple[Pair, ...], margin: float, error: fl
     elif high < -margin:
         result, note = Result.FAIL, f"{seen}: worse by more than the margin of {100 * margin:g}"
     else:
-        discordance = sum(pair.gain != 0 for pair in pairs) / n
+        discordance = sum(pair.gain**2 for pair in pairs) / n
         more = f"; about {about(items_needed(margin, discordance, error))} would" if margin > 0 else ""
         result, note = Result.INCONCLUSIVE, f"{seen}: {count(n)} items can't prove {100 * margin:g}{more}"
     return Claim(f"margin against {against}", result, n, gain, low, high, -margin, 2 * error, note)

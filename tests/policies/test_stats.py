@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import statsmodels.api as sm  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats as reference
 from scipy.special import xlogy
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar  # type: ignore[import-untyped]
@@ -120,11 +122,11 @@ def test_the_paired_interval_covers_as_often_as_it_says(cells: tuple[float, floa
 @pytest.mark.parametrize("n", [30, 150])
 def test_the_interval_of_fractional_scores_covers_as_often_as_it_says(n: int) -> None:
     draw, inside = random.Random(n), 0
-    for _ in range(800):
+    for _ in range(120):
         pairs = [(draw.betavariate(6, 2), draw.betavariate(5, 2)) for _ in range(n)]
         low, high = stats.paired_difference([a for a, _ in pairs], [b for _, b in pairs], 0.1)
         inside += low <= 6 / 8 - 5 / 7 <= high
-    assert inside / 800 >= 0.9 - 3 * math.sqrt(0.09 / 800)
+    assert inside / 120 >= 0.9 - 3 * math.sqrt(0.09 / 120)
 
 
 def test_clustered_means_agree_with_statsmodels() -> None:
@@ -153,6 +155,57 @@ def test_the_clustered_interval_covers_although_a_group_answers_alike() -> None:
 def test_one_group_is_no_evidence() -> None:
     assert stats.mean_difference([1.0] * 50, 0.1, ["a"] * 50) == (-1.0, 1.0)
     assert stats.mean_difference([], 0.1) == (-1.0, 1.0)
+
+
+SKEWED = (
+    ([0.0, -1.0], [0.95, 0.05]),
+    ([0.0, -0.5, 0.1], [0.8, 0.12, 0.08]),
+    ([-0.6, -0.2, 0.0, 0.2], [0.1, 0.15, 0.65, 0.1]),
+)
+
+
+@pytest.mark.parametrize(("values", "shares"), SKEWED)
+@pytest.mark.parametrize("n", [30, 300])
+def test_rare_large_losses_pass_a_fractional_claim_no_more_often_than_the_error_says(
+    values: list[float], shares: list[float], n: int
+) -> None:
+    draw, runs = np.random.default_rng(n), 20_000
+    truth = (1 + float(np.dot(values, shares))) / 2
+    samples = Counter(map(tuple, draw.multinomial(n, shares, runs).tolist()))
+    for error in (0.05, 0.005):
+        enough, wrong = math.log(1 / error), 0
+        for counts, times in samples.items():
+            scores = Counter({(1 + value) / 2: count for value, count in zip(values, counts, strict=True) if count})
+            wrong += times * (sequential._capital(scores, truth) >= enough)
+        assert wrong / runs <= error + 3 * math.sqrt(error / runs)
+
+
+def test_the_sequence_of_a_mean_holds_at_all_times_at_once() -> None:
+    draw, runs, misses = random.Random(6), 100, 0
+    for _ in range(runs):
+        seen: Counter[float] = Counter()
+        for n in range(1, 201):
+            seen[round(draw.betavariate(0.5, 1.5), 2)] += 1
+            if n % 10 == 0 and sequential._capital(seen, 0.25) >= math.log(10):
+                misses += 1
+                break
+    assert misses / runs <= 0.1 + 3 * math.sqrt(0.09 / runs)
+
+
+def test_the_sequence_of_a_mean_narrows_to_it() -> None:
+    draw = random.Random(9)
+    values = [draw.betavariate(6, 2) for _ in range(2000)]
+    low, high = sequential.mean_sequence(values, 0.05)
+    assert 0.73 < low < 0.75 < high < 0.77
+    assert sequential.mean_sequence([], 0.05) == (0.0, 1.0)
+    assert sequential.mean_sequence([1.0] * 5, 0.05)[1] == 1.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(0, 39), st.floats(0, 1))
+def test_a_value_that_falls_never_lifts_the_bound_of_a_mean(values: list[float], place: int, share: float) -> None:
+    lower = list(values)
+    lower[place % len(values)] *= share
+    assert sequential.mean_sequence(lower, 0.05)[0] <= sequential.mean_sequence(values, 0.05)[0] + 1e-5
 
 
 def test_one_point_takes_5400_items_at_five_percent_disagreement_and_10800_at_ten() -> None:
