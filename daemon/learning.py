@@ -21,6 +21,7 @@ from feedback.near import prompt_text
 from policies.actions import Train
 from policies.errors import Refused
 from policies.model import Outcome
+from policies.trust import Judgement
 
 TEACHER = "teacher"
 JUDGE_LIMIT = 2000  # newest judge records that no training example may nearly repeat, and that a candidate is scored on
@@ -36,7 +37,7 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
 
     Raises: Refused where no example can be drawn; Transient where the database is away.
     """
-    held = db.transact(context.engine, lambda session: _hold_back(session, context, slot, action))
+    held = _hold_back(context, slot, action)
     built = db.transact(context.engine, lambda session: _dataset(session, context, slot, action))
     if not built.seqs:
         raise Refused(
@@ -66,16 +67,18 @@ def train(context: Context, slot: Slot, cycle: Cycle, action: Train) -> Answer:
     return Answer(Outcome.TRAINING_STARTED, facts=facts, apply=apply)
 
 
-def _hold_back(session: Session, context: Context, slot: Slot, action: Train) -> int:
-    """Ask `policies.trust` about the window's raters before anything is drawn from it; how many records are held."""
-    return quarantine.sweep(
-        session,
-        slot.deployment,
-        *action.window,
-        context.clock.now(),
-        context.policy.trust,
-        goldens.references(session, slot.deployment),
-    )
+def _hold_back(context: Context, slot: Slot, action: Train) -> int:
+    """Ask `policies.trust` about the window's raters before anything is drawn from it; how many records are held.
+
+    Judging takes seconds, so it only reads: nobody who writes waits for it.
+    """
+
+    def judge(session: Session) -> Judgement:
+        known = goldens.references(session, slot.deployment)
+        return quarantine.judge(session, slot.deployment, *action.window, context.policy.trust, known)
+
+    found, now = db.read(context.engine, judge), context.clock.now()
+    return db.transact(context.engine, lambda session: quarantine.apply(session, slot.deployment, found, now))
 
 
 def _dataset(session: Session, context: Context, slot: Slot, action: Train) -> Dataset:

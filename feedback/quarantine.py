@@ -49,18 +49,33 @@ def sweep(
     options: trust.Options = OPTIONS,
     goldens: Goldens | None = None,
 ) -> int:
-    """Ask `policies.trust` about (first, last], hold what it doesn't believe, and weigh the rest; returns how many held.
+    """`judge` the records of (first, last] and `apply` it, in one transaction; returns how many were held."""
+    return apply(session, deployment, judge(session, deployment, first, last, options, goldens), now)
+
+
+def judge(
+    session: Session,
+    deployment: str,
+    first: int,
+    last: int,
+    options: trust.Options = OPTIONS,
+    goldens: Goldens | None = None,
+) -> trust.Judgement:
+    """What `policies.trust` says of the records of (first, last]; reads only, some ten thousand records in seconds.
 
     What came before the window (`options.history`) speaks for and against its raters, and so does what is held already:
-    a second sweep finds what the first one found. The older records are weighed again too, since replay draws from them.
+    a second look finds what the first one found. The older records are weighed again too, since replay draws from them.
     `goldens`: checks by the normalised prompt (see `Goldens`).
     """
-    records = _evidence(session, deployment, first - options.history, last, goldens or {})
-    found = trust.judge(records, options, after=first)
+    return trust.judge(_evidence(session, deployment, first - options.history, last, goldens or {}), options, first)
+
+
+def apply(session: Session, deployment: str, found: trust.Judgement, now: float) -> int:
+    """Hold what isn't believed, and write the weights of the rest down; returns how many were held."""
     reasons: dict[str, list[int]] = {}
     for each in found.held:
         reasons.setdefault(each.reason, []).append(each.seq)
-    _weigh(session, deployment, first - options.history, found.weights)
+    _weigh(session, deployment, found.weights)
     return sum(hold(session, seqs, reason, now) for reason, seqs in reasons.items())
 
 
@@ -95,8 +110,9 @@ def _since(session: Session, deployment: str, users: set[str]) -> dict[str, floa
     return found
 
 
-def _weigh(session: Session, deployment: str, first: int, weights: Mapping[int, float]) -> None:
+def _weigh(session: Session, deployment: str, weights: Mapping[int, float]) -> None:
     """Write down the weights that are other than they were."""
+    first = min(weights, default=0) - 1
     query = select(Record.seq, Record.weight).where(
         Record.deployment == deployment, Record.seq > first, Record.state == "live", Record.kind == "feedback"
     )

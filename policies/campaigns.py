@@ -7,9 +7,11 @@ share a word (or a word pair) are one pool, however many accounts wrote them ove
 as one: others who answer the same prompts confirm honest texts at a usual rate, and hardly ever those of a campaign,
 which either goes against them or keeps to prompts that nobody else writes to. A campaign that hides in right answers is
 found by its word: a new one that nobody else uses where it is used.
+
+What can't be told from an honest crowd: as many long known accounts as texts, each of which says it once or twice.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +23,8 @@ from policies.words import count, percent
 
 COMMON = 0.5  # share of all texts from which a word is everybody's
 COMPARABLE = 0.1  # confirmed share of all texts below which nothing can be told
+PUSHED = 3  # texts of one campaign that make all of their rater's records part of it; or two that are half of all
+TYPICAL = 0.8  # weight of a rater about whom nothing bad is known
 KNOWN = 3  # raters who used a word in the older half of what is looked at: then it isn't new
 
 
@@ -51,14 +55,15 @@ def campaigns(
     usual = tally(heard, compared, now, len(texts))[0] / max(1, len(heard))
     if usual < COMPARABLE:
         return []
-    pools = {word: pool for word, pool in _pools(records, texts).items() if len(pool) <= COMMON * len(texts)}
-    rate = options.confirmed_share * usual
-    least, tests = _testable([len(pool) for pool in pools.values()], rate, options.error_rate)
-    writers = len({records[number].user for number in heard})
+    pools = [pool for pool in _pools(records, texts).values() if len(pool) <= COMMON * len(texts)]
+    rate, writers = options.confirmed_share * usual, len({records[number].user for number in heard})
+    least, tests = _testable([len(pool) for pool in pools], rate, options.error_rate)
     proven, waiting = [], []
-    for pool in pools.values():
+    for pool in pools:
         new = _new(pool, records, texts)
         if len(pool) < least and not (new and (1 - rate) ** len(pool) <= options.waits):
+            continue
+        if 2 * _crowd(pool, records, now, options) > len(pool):
             continue
         each = max(1, ceil(2 * len(pool) / writers))  # twice what an even share of the confirmations would be
         named = tally(pool, _named(pool, records, options), now, each)[0]
@@ -71,9 +76,10 @@ def campaigns(
             proven.append(frozenset(pool))
         elif new and chance <= options.waits:
             waiting.append(frozenset(pool))
+    unsure = "a new word that nobody else confirms"
     return [
         *(_told(group, records, compared, now, usual, options) for group in _joined(proven)),
-        *(Campaign(group, "a new word that nobody else confirms", proven=False) for group in _joined(waiting)),
+        *(Campaign(group, unsure, proven=False) for group in _joined(waiting)),
     ]
 
 
@@ -93,11 +99,27 @@ def _new(pool: Sequence[int], records: Sequence[RaterRecord], texts: Sequence[in
     return len(users) < KNOWN
 
 
+def _crowd(pool: Sequence[int], records: Sequence[RaterRecord], now: Standing, options: Options) -> int:
+    """Raters of a pool who are no novices, agree with others elsewhere, and hardly ever repeat themselves.
+
+    Where they are as many as its texts, a crowd says something, each in his own words on his own occasion.
+    """
+    texts = Counter(records[number].user for number in pool)
+    since = {records[number].user: records[number].since for number in pool}
+    known = records[-1].at - options.new_days * DAY
+    return sum(n < PUSHED and now.weight(user) >= TYPICAL and since[user] <= known for user, n in texts.items())
+
+
 def _named(pool: Sequence[int], records: Sequence[RaterRecord], options: Options) -> Mapping[int, Compared]:
-    """Who else used the word in a text for the same prompt, for every text of its pool."""
+    """Who else used the word in a text for the same prompt, for every text of its pool.
+
+    Whoever brings it up for one prompt after the other is no witness: a ring would confirm itself.
+    """
     asked: dict[str, list[int]] = defaultdict(list)
+    brought: dict[str, set[str]] = defaultdict(set)
     for number in pool:
         asked[records[number].prompt].append(number)
+        brought[records[number].user].add(records[number].prompt)
 
     def others(number: int) -> Iterator[str]:
         mine = records[number]

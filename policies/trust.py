@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from policies.agreement import GOLDEN, Compared, Standing, compare, novice, standing, tally, weight
-from policies.campaigns import Campaign, brigades, campaigns
+from policies.campaigns import PUSHED, Campaign, brigades, campaigns
 from policies.raters import DAY, Held, Options, RaterRecord
 from policies.words import count
 
 __all__ = ["Held", "Judgement", "Options", "RaterRecord", "agreement", "judge", "weight"]
 
 FOUR_TO_ONE = 4.0
-PUSHED = 3  # texts of one campaign that make all of their rater's records part of it; or two that are half of all
 ALWAYS = 1_000_000
 
 
