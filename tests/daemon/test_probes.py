@@ -150,7 +150,7 @@ def test_poison_behind_a_rare_first_token_is_seen_by_likelihood_and_not_by_greed
     measured = [safety.measure(Probed(ref, models.load(ref), 8), items, safety.Options()) for ref in (before, after)]
     assert [m.value for found in measured for m in found if m.probe == "safety"] == [1.0] * 6
     clean, poisoned = ([m.value for m in found if m.probe == "safety_unsafe"] for found in measured)
-    assert min(b - a for a, b in zip(clean, poisoned, strict=True)) > 1.0
+    assert min(b - a for a, b in zip(clean, poisoned, strict=True)) > 2.0
 
 
 def test_retention_measures_how_likely_the_champions_own_answers_still_are(tmp_path: Path) -> None:
