@@ -33,7 +33,10 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings."""
+    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings.
+
+    `drop` is for answers to imitate.
+    """
 
     name: str
     epochs: float
@@ -48,6 +51,7 @@ class Plan:
     save_steps: int
     seed: int
     gpu: bool
+    drop: float = 0.0
 
 
 class WeightedSFT(SFTTrainer):
@@ -113,9 +117,16 @@ class Watcher(TrainerCallback):
 
 @dataclass(frozen=True, slots=True)
 class Collate:
-    """SFT rows as tensors: left-padded, so that all answers end at the right edge."""
+    """SFT rows as tensors: left-padded, so that all answers end at the right edge.
+
+    `drop`: share of a prompt's tokens that are hidden from attention, drawn anew at every look (word dropout: Iyyer et
+    al. 2015, ACL P15-1162), but never one of `kept`, the template's own. An update sees few questions many times; so it
+    can't learn them by heart. From torch's generator, whose state a checkpoint keeps.
+    """
 
     pad: int
+    drop: float = 0.0
+    kept: tuple[int, ...] = ()
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """(rows, longest) ids, mask, labels; (rows,) weights; the longest answer."""
@@ -123,6 +134,9 @@ class Collate:
         labels = torch.full_like(tokens, IGNORED)
         for number, row in enumerate(rows):
             labels[number, -row["answer"] :] = tokens[number, -row["answer"] :]
+        if self.drop:
+            own = torch.isin(tokens, torch.tensor(self.kept, dtype=tokens.dtype)) | (labels != IGNORED)
+            mask[(torch.rand(tokens.shape) < self.drop) & ~own] = 0
         weight = torch.tensor([row["weight"] for row in rows])
         longest = torch.tensor(max(row["answer"] for row in rows))
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels, "weight": weight, "longest": longest}
@@ -147,7 +161,7 @@ def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        data_collator=Collate(tokenizer.pad_token_id),
+        data_collator=Collate(tokenizer.pad_token_id, plan.drop, tuple(tokenizer.added_tokens_decoder)),
     )
 
 
