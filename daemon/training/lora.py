@@ -39,7 +39,8 @@ class Options:
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
     `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
     the correction as a whole counts the same).
-    `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
+    `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
+    learned by heart. `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -60,6 +61,7 @@ class Options:
     sft_minimum: int = 1
     sft_epochs: float = 3.0
     sft_lr: float = 2e-4
+    sft_drop: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -94,6 +96,8 @@ class Options:
             raise ValueError("schedule is cosine, linear or constant")
         if not 0 <= self.dpo_robust < 0.5:
             raise ValueError("dpo_robust lies in [0, 0.5)")
+        if not 0 <= self.sft_drop < 1:
+            raise ValueError("sft_drop lies in [0, 1)")
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 

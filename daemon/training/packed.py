@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
 from daemon.training.tokens import Sample, mixed, partners
 
+Thin = Callable[[list[int]], list[int]]
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -37,12 +40,28 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all objectives are made of; `ask` returns the reference's nats of every answer."""
+    """What all objectives are made of; `ask` returns the reference's nats of every answer, `thin` what is shown of a prompt."""
 
     plan: Plan
     read: Reader
     ask: Callable[[Sequence[Document]], list[list[float]]]
     device: torch.device
+    thin: Thin
+
+
+def whole(prompt: list[int]) -> list[int]:
+    """All of a prompt."""
+    return prompt
+
+
+def thinned(prompt: list[int], *, share: float, kept: frozenset[int]) -> list[int]:
+    """A prompt without that share of its tokens, drawn anew by torch's generator; the template's own (`kept`) stay.
+
+    Word dropout, Iyyer et al. 2015 (ACL P15-1162): few questions, seen often, can't be learned by heart.
+    """
+    draws = torch.rand(len(prompt)).tolist()
+    left = [token for token, draw in zip(prompt, draws, strict=True) if draw >= share or token in kept]
+    return left or prompt[-1:]
 
 
 def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path, meter: Meter) -> Fitted:
@@ -57,7 +76,8 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         with loop.precision(model):
             return reference.ask(model, read, documents, plan.micro, folder, opening)
 
-    setting = Setting(plan, read, ask, model.device)
+    thin = partial(thinned, share=plan.drop, kept=frozenset(tokenizer.added_tokens_decoder)) if plan.drop else whole
+    setting = Setting(plan, read, ask, model.device, thin)
     task = {"sft": imitation, "dpo": preference, "kto": rating}[plan.name](samples, setting)
     steps = order([one.label for one in samples], plan)
     settings = loop.Settings(
@@ -89,15 +109,15 @@ def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:
 
 def imitation(samples: Sequence[Sample], setting: Setting) -> Task:
     """Answers to imitate, divided by the step's answer tokens."""
-    return Task(imitated(samples, setting.read), [len(one.answer) for one in samples])
+    return Task(imitated(samples, setting.read, setting.thin), [len(one.answer) for one in samples])
 
 
-def imitated(samples: Sequence[Sample], read: Reader) -> Loss:
+def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole) -> Loss:
     """The summed loss of imitation alone: what a teacher is tuned with, too."""
 
     def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
         some = [samples[row] for row in rows]
-        nats = read(model, [(one.prompt, [one.answer]) for one in some])
+        nats = read(model, [(thin(one.prompt), [one.answer]) for one in some])
         weights = torch.tensor(
             [one.weight * share for one in some for share in one.emphasis or [1.0] * len(one.answer)],
             device=nats.device,

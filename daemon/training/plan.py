@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings."""
+    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings.
+
+    `drop`: share of a prompt's tokens that is hidden from answers to imitate, anew every time.
+    """
 
     name: str
     epochs: float
@@ -24,6 +27,7 @@ class Plan:
     save_steps: int
     seed: int
     gpu: bool
+    drop: float = 0.0
 
     @classmethod
     def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
@@ -44,4 +48,5 @@ class Plan:
             save_steps=options.save_steps,
             seed=seed,
             gpu=gpu,
+            drop=options.sft_drop,
         )

@@ -1,7 +1,8 @@
 """The product beside learnd, as a process of its own: users ask, the served model answers, feedback goes to Kafka.
 
 Owns: reading what is served now, and the records. Refuses to know learnd's database. Called by `stream_banking77` as
-`python -m tests.benchmarks._producer SPEC`; prints one JSON line of what it produced.
+`python -m tests.benchmarks._producer`; reads paths of specs from its standard input, a line each, and answers each with a
+JSON line of what it produced.
 """
 
 import json
@@ -23,9 +24,16 @@ RESENT = 0.02
 
 
 def main() -> None:
-    """Ask, answer, rate all, correct what is wrong, produce; a few records are sent twice, as transports do."""
-    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    """One spec after the other, until nobody asks any more."""
     torch.set_num_threads(1)
+    for line in sys.stdin:
+        told = _play(json.loads(Path(line.strip()).read_text(encoding="utf-8")))
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+
+
+def _play(spec: dict[str, Any]) -> dict[str, Any]:
+    """Ask, answer, rate all, correct what is wrong, produce; a few records are sent twice, as transports do."""
     ref = current(Path(spec["serving"]))
     model = models.load(ref)
     asked = [[{"role": "user", "content": query["text"]}] for query in spec["queries"]]
@@ -41,8 +49,7 @@ def main() -> None:
     producer.flush()
     producer.close()
     right = sum("correction" not in record for record in records)
-    told = {"version": ref.name, "unique": len(records), "sent": len(records) + len(again), "right": right}
-    sys.stdout.write(json.dumps(told) + "\n")
+    return {"version": ref.name, "unique": len(records), "sent": len(records) + len(again), "right": right}
 
 
 def _record(spec: dict[str, Any], version: str, number: int, query: dict[str, str], said: str) -> dict[str, Any]:
