@@ -1,29 +1,20 @@
 """Drift is found where it is, not where it isn't, and never below the minimum."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from feedback import drift, sketch, windows
+from feedback import drift
 from feedback.drift.psi import Options, measure
-from feedback.windows import Window
 from policies.errors import Misconfigured
 from policies.model import DriftReport
+from tests.feedback.support import sketched
 
 OPTIONS = Options()
 CATEGORIES = ["de", "en", "fr", "it", "nl"]
-
-
-def window(rows: Sequence[dict[str, Any]], kind: str = "inputs") -> Window:
-    counts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        for name, value in row.items():
-            sketch.count(counts.setdefault(name, {"n": 0}), name, value)
-    frozen = {"schema": 1, "kind": kind, "records": "feedback", "first": 0, "last": 9, "n": len(rows)}
-    return windows.thaw(frozen | {"columns": counts})
 
 
 def rows(draw: random.Random, n: int, columns: int = 5, **shift: Callable[[], Any]) -> list[dict[str, Any]]:
@@ -43,7 +34,7 @@ def test_nothing_changed_hardly_ever_alarms_in_many_columns() -> None:
     alarms = 0
     for seed in range(30):
         draw = random.Random(seed)
-        reference, current = window(rows(draw, 400, 6)), window(rows(draw, 150, 6))
+        reference, current = sketched(rows(draw, 400, 6)), sketched(rows(draw, 150, 6))
         # No effect is too small to count here: the correction alone has to hold the error rate.
         alarms += measure(
             reference, current, replace(OPTIONS, psi=-9, association=-1, mean=-1, error_rate=0.05)
@@ -55,7 +46,7 @@ def test_psi_without_its_bias_is_about_nothing_when_nothing_changed() -> None:
     draw = random.Random(5)
     values = []
     for _ in range(40):
-        report = measure(window(rows(draw, 300, 3)), window(rows(draw, 300, 3)), OPTIONS)
+        report = measure(sketched(rows(draw, 300, 3)), sketched(rows(draw, 300, 3)), OPTIONS)
         values += [column.value for column in report.columns if column.statistic == "psi"]
     assert sum(values) / len(values) < 0.02  # with its bias: 9 · (1/300 + 1/300) = 0.06
 
@@ -73,8 +64,8 @@ def test_a_shift_is_found_and_named_and_only_that_one(
     name: str, value: Callable[[random.Random], Any], statistic: str
 ) -> None:
     draw = random.Random(3)
-    current = window(rows(draw, 500, **{name: lambda: value(draw)}))
-    report = measure(window(rows(draw, 2000)), current, OPTIONS)
+    current = sketched(rows(draw, 500, **{name: lambda: value(draw)}))
+    report = measure(sketched(rows(draw, 2000)), current, OPTIONS)
     assert (report.judged, report.drifted, report.kind) == (True, True, "inputs")
     assert [column.column for column in report.columns if column.drifted] == [name]
     assert of(report, name).statistic == statistic
@@ -83,31 +74,31 @@ def test_a_shift_is_found_and_named_and_only_that_one(
 
 def test_a_proven_but_tiny_difference_is_no_drift() -> None:
     draw = random.Random(4)
-    current = window(rows(draw, 10_000, 1, number0=lambda: draw.lognormvariate(0.12, 1)))
-    report = measure(window(rows(draw, 10_000, 1)), current, OPTIONS)
+    current = sketched(rows(draw, 10_000, 1, number0=lambda: draw.lognormvariate(0.12, 1)))
+    report = measure(sketched(rows(draw, 10_000, 1)), current, OPTIONS)
     assert float(of(report, "number0").note.removeprefix("p ")) < 1e-6
     assert not report.drifted
 
 
 def test_a_number_that_has_one_value_is_judged_by_its_mean() -> None:
     draw = random.Random(4)
-    reference = window([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)])
-    same = measure(reference, window([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)]), OPTIONS)
-    moved = measure(reference, window([{"confidence": draw.uniform(0.90, 0.94)} for _ in range(400)]), OPTIONS)
+    reference = sketched([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)])
+    same = measure(reference, sketched([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)]), OPTIONS)
+    moved = measure(reference, sketched([{"confidence": draw.uniform(0.90, 0.94)} for _ in range(400)]), OPTIONS)
     assert of(same, "confidence").statistic == "mean_shift"
     assert (same.drifted, moved.drifted) == (False, True)
 
 
 @pytest.mark.parametrize(("was", "now", "drifted"), [(3, 3, False), (3, 4, True), (0, 0, False), (0, 1, True)])
 def test_a_constant_drifts_when_it_changes(was: int, now: int, drifted: bool) -> None:
-    constant = lambda value: window([{"x": value}] * 300)  # noqa: E731
+    constant = lambda value: sketched([{"x": value}] * 300)  # noqa: E731
     assert measure(constant(was), constant(now), OPTIONS).drifted is drifted
 
 
 def test_nothing_is_judged_below_the_minimum() -> None:
     draw = random.Random(1)
-    few = window([{"number0": 1e6, "word0": "new"}] * 49)
-    for one, other in ((window(rows(draw, 500)), few), (few, window(rows(draw, 500)))):
+    few = sketched([{"number0": 1e6, "word0": "new"}] * 49)
+    for one, other in ((sketched(rows(draw, 500)), few), (few, sketched(rows(draw, 500)))):
         report = measure(one, other, OPTIONS)
         assert (report.judged, report.drifted, report.kind) == (False, False, "")
         assert "too few" in report.reason
@@ -115,8 +106,8 @@ def test_nothing_is_judged_below_the_minimum() -> None:
 
 
 def test_an_empty_window_is_not_judged() -> None:
-    assert not measure(window([]), window([]), OPTIONS).judged
-    assert not measure(window([{"x": 1.0}] * 300), window([]), OPTIONS).judged
+    assert not measure(sketched([]), sketched([]), OPTIONS).judged
+    assert not measure(sketched([{"x": 1.0}] * 300), sketched([]), OPTIONS).judged
 
 
 @pytest.mark.parametrize(
@@ -128,14 +119,14 @@ def test_an_empty_window_is_not_judged() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_shown_and_not_judged(old: Any, new: Any, note: str) -> None:
-    report = measure(window([old] * 300), window([new] * 300), OPTIONS)
+    report = measure(sketched([old] * 300), sketched([new] * 300), OPTIONS)
     assert (report.judged, report.drifted) == (False, False)
     assert all(note in column.note for column in report.columns)
 
 
 def test_exposures_are_not_compared_with_feedback() -> None:
-    current = replace(window([{"x": 9.0}] * 300), records="exposure")
-    report = measure(window([{"x": 1.0}] * 300), current, OPTIONS)
+    current = replace(sketched([{"x": 9.0}] * 300), records="exposure")
+    report = measure(sketched([{"x": 1.0}] * 300), current, OPTIONS)
     assert not report.judged
     assert "made of feedback records, this window of exposure" in report.columns[0].note
 
@@ -149,8 +140,8 @@ def test_outcomes_drift_when_the_rate_of_good_ratings_provably_falls(
     before: tuple[int, int], now: tuple[int, int], drifted: bool
 ) -> None:
     good, bad, neutral = {"rating": 1.0}, {"rating": -1.0}, [{"rating": 0.0}] * 500
-    reference = window([good] * before[0] + [bad] * before[1] + neutral, "outcomes")
-    current = window([good] * now[0] + [bad] * now[1] + neutral, "outcomes")
+    reference = sketched([good] * before[0] + [bad] * before[1] + neutral, "outcomes")
+    current = sketched([good] * now[0] + [bad] * now[1] + neutral, "outcomes")
     report = measure(reference, current, OPTIONS)
     assert report.drifted is drifted
     assert report.kind == ("outcomes" if drifted else "")
@@ -160,9 +151,9 @@ def test_outcomes_drift_when_the_rate_of_good_ratings_provably_falls(
 def test_the_effect_of_a_category_does_not_shrink_with_a_small_window() -> None:
     draw = random.Random(9)
     changed = [{"word": draw.choices(["en", "new"], [70, 30])[0]} for _ in range(10_000)]
-    reference = window([{"word": draw.choices(["en", "fr"], [70, 30])[0]} for _ in range(10_000)])
+    reference = sketched([{"word": draw.choices(["en", "fr"], [70, 30])[0]} for _ in range(10_000)])
     for size in (100, 10_000):
-        assert measure(reference, window(changed[:size]), OPTIONS).drifted
+        assert measure(reference, sketched(changed[:size]), OPTIONS).drifted
 
 
 def test_a_detector_is_a_file_and_another_name_is_refused() -> None:
