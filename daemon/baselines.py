@@ -54,9 +54,9 @@ def freeze_outcomes(session: Session, slot: Slot, version: str, now: float) -> B
 
 def reference(session: Session, slot: Slot, kind: str) -> Baseline | None:
     """The champion's reference of that kind, grown where it has; None while it has none of its own."""
-    frozen = newest(session, slot.id, kind, slot.champion)
-    grown = newest(session, slot.id, kind + GROWN, slot.champion)
-    return grown if frozen and grown and grown.id > frozen.id else frozen
+    # What has grown is younger than what it grew from, and older than what was frozen at the next promotion.
+    mine = (Baseline.slot == slot.id, Baseline.kind.in_((kind, kind + GROWN)), Baseline.version == slot.champion)
+    return session.scalar(select(Baseline).where(*mine).order_by(Baseline.id.desc()).limit(1))
 
 
 def window_of(baseline: Baseline) -> Window:
@@ -65,14 +65,14 @@ def window_of(baseline: Baseline) -> Window:
     return windows.thaw(aggregates.get("window", aggregates))
 
 
-def grow(session: Session, slot: Slot, kind: str, upto: int, days: float, now: float) -> None:
+def grow(session: Session, slot: Slot, held: Baseline, upto: int, days: float, now: float) -> None:
     """Let a reference that reaches back less than `days` take in what came in up to `upto` and did not drift.
 
     A reference of one hour knows neither nights nor weekends; what was frozen stays as it is beside it.
     """
-    held = reference(session, slot, kind)
-    if held is None or upto <= held.last or now - store.ingested(session, held.first + 1, now) >= days * DAY:
+    if upto <= held.last or now - store.ingested(session, held.first + 1, now) >= days * DAY:
         return
+    kind = held.kind.removesuffix(GROWN)
     more = windows.window(session, slot.deployment, kind, held.last, upto, version=slot.champion, most=windows.ENOUGH)
     if not more.n:
         return

@@ -18,7 +18,7 @@ from daemon.audit import log as audit
 from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.tables import Baseline, DriftRow, Slot
-from feedback import db, drift, store, windows
+from feedback import db, drift, sketch, store, windows
 from feedback.windows import Window
 from policies.errors import Corrupt
 from policies.model import DriftReport
@@ -54,44 +54,42 @@ def _cheap(session: Session, context: Context, slot: Slot) -> str:
     seen = int(last.report["current"][1]) if last else reference.last
     if seconds <= 0 or seconds < policy.every_seconds or store.head(session) - seen < policy.block:
         return _evidence_due(session, context, slot, last) if last else ""
-    found = current(session, slot, policy)
-    if not any(window.blocks and window.blocks[-1].first >= seen for window in found.values()):
+    found = compared(session, slot, policy)
+    # The newest block may begin in the sketch block that the last look ended in.
+    newest = [window.blocks[-1] for _, window in found.values() if window.blocks]
+    if not any(block.first + sketch.BLOCK >= seen for block in newest):
         return _evidence_due(session, context, slot, last) if last else ""
-    report = measure(session, slot, found, policy, seconds)
+    report = measure(found, policy, seconds)
     report = replace(_since(report, last), at=now)
     row = DriftRow(
         slot=slot.id, detector=policy.cheap, drifted=report.drifted, report=codec.drift_to_json(report), at=now
     )
     session.add(row)
-    for kind, window in found.items():
+    for held, window in found.values():
         if not report.drifted and len(window.blocks) == policy.blocks:  # what was before it has left it unalarmed
-            baselines.grow(session, slot, kind, window.first, policy.reference_days, now)
+            baselines.grow(session, slot, held, window.first, policy.reference_days, now)
     return _evidence_due(session, context, slot, row)
 
 
-def current(session: Session, slot: Slot, policy: Drift) -> dict[str, Window]:
-    """What is compared with the champion's references: the newest inputs, and the newest ratings of its own answers.
+def compared(session: Session, slot: Slot, policy: Drift) -> dict[str, tuple[Baseline, Window]]:
+    """The champion's references, and what is compared with them: the newest inputs and ratings of its own answers.
 
     Outcomes are absent until the champion has a reference of its own: until it settles, it is watched against its
     predecessor (`policies.watch`), and another version's ratings are no fault of it.
     """
     found = {}
     for kind in ("inputs", "outcomes"):
-        reference = baselines.reference(session, slot, kind)
-        if reference is not None:
-            found[kind] = windows.current(
-                session,
-                slot.deployment,
-                kind,
-                size=policy.block,
-                blocks=policy.blocks,
-                after=reference.last,
-                version=slot.champion,
+        held = baselines.reference(session, slot, kind)
+        if held is not None:
+            size, after = policy.block, held.last
+            window = windows.current(
+                session, slot.deployment, kind, size=size, blocks=policy.blocks, after=after, version=slot.champion
             )
+            found[kind] = (held, window)
     return found
 
 
-def measure(session: Session, slot: Slot, found: Mapping[str, Window], policy: Drift, seconds: float) -> DriftReport:
+def measure(found: Mapping[str, tuple[Baseline, Window]], policy: Drift, seconds: float) -> DriftReport:
     """The cheap detector on each kind, merged; they share the chance of a false alarm that `seconds` are worth."""
     module = drift.load(policy.cheap)
     chance = false_alarm_chance(policy, seconds) / len(found)
@@ -99,11 +97,9 @@ def measure(session: Session, slot: Slot, found: Mapping[str, Window], policy: D
     known = {field.name for field in fields(module.Options)}
     shared = {name: value for name, value in given.items() if name in known}
     options = drifting.options_of(module, {**shared, **policy.options.get(policy.cheap, {})})
-    reports = {}
-    for kind, window in found.items():
-        held = baselines.reference(session, slot, kind)
-        assert held is not None
-        reports[kind] = module.measure(baselines.window_of(held), window, options)
+    reports = {
+        kind: module.measure(baselines.window_of(held), window, options) for kind, (held, window) in found.items()
+    }
     return drifting.merge(reports, minimum=policy.minimum)
 
 
@@ -164,8 +160,7 @@ def _evidence_due(session: Session, context: Context, slot: Slot, cheap: DriftRo
 
 def _spec(session: Session, context: Context, slot: Slot, key: str) -> JobSpec:
     rule = context.policy.drift
-    found = current(session, slot, rule)
-    references = {kind: baselines.reference(session, slot, kind) for kind in found}
+    found = compared(session, slot, rule)
     if not found:
         raise Corrupt(f"{key} was asked for without an inputs baseline", hint="learnctl audit verify, then report it")
     inputs: dict[str, Any] = {
@@ -174,8 +169,8 @@ def _spec(session: Session, context: Context, slot: Slot, key: str) -> JobSpec:
         "version": slot.champion,
         "detector": rule.evidence,
         "options": dict(rule.options.get(rule.evidence, {})),
-        "reference": {kind: [held.first, held.last] for kind, held in references.items() if held},
-        "current": {kind: [window.first, window.last] for kind, window in found.items()} | {"inputs": list(_span(key))},
+        "reference": {kind: [held.first, held.last] for kind, (held, _) in found.items()},
+        "current": {kind: [new.first, new.last] for kind, (_, new) in found.items()} | {"inputs": list(_span(key))},
         "kinds": list(found),
         "minimum": rule.minimum,
     }

@@ -72,6 +72,11 @@ class _Stream:
         return (Sketch.deployment == self.deployment, Sketch.kind == kind)
 
     @property
+    def counted(self) -> ColumnElement[bool]:
+        """The one column that counts what a block holds."""
+        return Sketch.column == (self.version if self.kind == "outcomes" else sketch.RECORDS)
+
+    @property
     def rows(self) -> list[ColumnElement[bool]]:
         # An erased record has nothing left to show; the rest counts as it did at ingest, held back or not.
         mine = [Record.deployment == self.deployment, Record.kind == self.records, Record.state != "erased"]
@@ -103,9 +108,8 @@ def window(
     start, stop = -(-(first + 1) // sketch.BLOCK) if first > 0 else 0, (last + 1) // sketch.BLOCK
     if last >= _head(session):
         stop = last // sketch.BLOCK + 1
-    stride = -(-(stop - start) // most) if most and stop > start else 1
     total: Totals = {}
-    for _, name, part in _parts(session, stream, start, stop, stride):
+    for _, name, part in _parts(session, stream, start, stop, most):
         counts.add(total.setdefault(name, {}), part)
     rows = _sample(session, stream, (first, last), sample, seed) if sample else []
     return _made(kind, stream.records, first, last, total, rows)
@@ -251,26 +255,24 @@ def _stream(session: Session, deployment: str, kind: Kind, version: str) -> _Str
     return _Stream(deployment, kind, sketch.FEEDBACK if session.scalar(query) is None else "exposure", "")
 
 
-def _parts(
-    session: Session, stream: _Stream, start: int, stop: int, stride: int = 1
-) -> Iterator[tuple[int, str, Days]]:
-    """Block, column and counts of every sketch over blocks [start, stop), in order; the last of every `stride`."""
-    query = select(Sketch.block, Sketch.column, Sketch.counts).where(
-        *stream.sketches, Sketch.block >= start, Sketch.block < stop
-    )
+def _parts(session: Session, stream: _Stream, start: int, stop: int, most: int = 0) -> Iterator[tuple[int, str, Days]]:
+    """Block, column and counts of every sketch over blocks [start, stop), in order, of `most` blocks (0: of all)."""
+    inside = (*stream.sketches, Sketch.block >= start, Sketch.block < stop)
+    query = select(Sketch.block, Sketch.column, Sketch.counts).where(*inside)
     if stream.kind == "outcomes":
         query = query.where(Sketch.column == stream.version)
-    if stride > 1:
-        query = query.where(Sketch.block % stride == (stop - 1) % stride)
+    if most:
+        there = session.scalars(select(Sketch.block).where(*inside, stream.counted).order_by(Sketch.block.desc())).all()
+        if len(there) > most:
+            query = query.where(Sketch.block.in_(there[:: -(-len(there) // most)]))
     for block, name, days in session.execute(query.order_by(Sketch.block)):
         yield block, RATING if stream.kind == "outcomes" else name, days
 
 
 def _sizes(session: Session, stream: _Stream, after: int) -> Iterator[tuple[int, float]]:
     """The blocks that begin after `after` with how many values of that kind they hold, newest first."""
-    counted = Sketch.column == (stream.version if stream.kind == "outcomes" else sketch.RECORDS)
     lowest = -(-(after + 1) // sketch.BLOCK) if after > 0 else 0
-    query = select(Sketch.block, Sketch.counts).where(*stream.sketches, counted, Sketch.block >= lowest)
+    query = select(Sketch.block, Sketch.counts).where(*stream.sketches, stream.counted, Sketch.block >= lowest)
     query, before = query.order_by(Sketch.block.desc()).limit(PAGE), None
     while True:
         page = session.execute(query if before is None else query.where(Sketch.block < before)).all()

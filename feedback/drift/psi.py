@@ -186,7 +186,7 @@ def _mean(name: str, old: ColumnSketch, new: ColumnSketch, options: Options) -> 
     means = old.sum / old.n, new.sum / new.n
     variances = [max(c.squares / c.n - (c.sum / c.n) ** 2, 0.0) for c in (old, new)]
     error = math.sqrt(variances[0] / old.n + variances[1] / new.n)
-    shift = abs(means[1] - means[0])
+    shift = 0.0 if math.isclose(*means, rel_tol=1e-9) else abs(means[1] - means[0])  # weighted sums are rounded
     # A constant has no deviation to count in: its own size stands in (a hundredth of it is one).
     unit = math.sqrt(max(variances)) or abs(means[0]) / 100 or 1.0
     p = float(2 * norm.sf(shift / error)) if error else float(shift == 0)
