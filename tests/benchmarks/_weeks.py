@@ -61,7 +61,7 @@ class Weeks:
             rating = {label: self._ratings(weekend, shift)}
             rows.append({**keep, "kind": "outcomes", "column": version, "counts": rating})
             # Of the records themselves only each block's last is needed: it tells how far and when.
-            records.append(_record(deployment, number * sketch.BLOCK + sketch.BLOCK - 1, day * DAY))
+            records.append(record(deployment, number * sketch.BLOCK + sketch.BLOCK - 1, day * DAY))
         session.connection().execute(insert(Sketch.__table__), rows)
         session.connection().execute(insert(Record.__table__), records)
         return blocks
@@ -105,7 +105,8 @@ def _drawn(
     return {"n": n, "sum": float(drawn @ middles), "squares": float(drawn @ middles**2), **bins}
 
 
-def _record(deployment: str, seq: int, at: float) -> dict[str, Any]:
+def record(deployment: str, seq: int, at: float) -> dict[str, Any]:
+    """A record of which only its place and time matter."""
     return {
         "seq": seq, "deployment": deployment, "id": str(seq), "kind": "feedback", "time": at, "ingested": at,
         "fold": "train", "content_hash": "", "commitment": "", "features": {}, "body": {}, "source": "weeks",

@@ -1,13 +1,13 @@
 """Drift is found where it is, not where it isn't, and never below the minimum."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from feedback import drift
+from feedback import counts, drift, windows
 from feedback.drift.psi import Options, measure
 from policies.errors import Misconfigured
 from policies.model import DriftReport
@@ -161,3 +161,82 @@ def test_a_detector_is_a_file_and_another_name_is_refused() -> None:
     assert drift.load("psi").measure is measure
     with pytest.raises(Misconfigured, match="no drift detector 'psy'"):
         drift.load("psy")
+
+
+def in_blocks(parts: Sequence[Sequence[dict[str, Any]]], kind: str = "inputs") -> Any:
+    blocks = tuple(replace(sketched(part, kind), first=10 + n, last=11 + n) for n, part in enumerate(parts))
+    return windows.joined(blocks, blocks)
+
+
+@pytest.mark.parametrize(
+    ("changed", "drifted"),
+    [((0, 0, 0, 0), False), ((1, 1, 0, 0), False), ((0, 1, 1, 1), True), ((1, 0, 1, 1), True), ((1, 1, 1, 1), True)],
+)
+def test_a_drift_must_show_in_enough_blocks_and_begins_with_the_first_of_them(
+    changed: tuple[int, ...], drifted: bool
+) -> None:
+    draw = random.Random(6)
+    odd = {"word0": lambda: draw.choice(["en", "new"])}
+    current = in_blocks([rows(draw, 300, **(odd if one else {})) for one in changed])
+    report = measure(sketched(rows(draw, 2000)), current, OPTIONS)
+    assert report.drifted is drifted
+    if drifted:
+        assert of(report, "word0").since == 11 + changed.index(1)
+        assert f"large in {sum(changed)} of 4 blocks" in of(report, "word0").note
+    assert all(column.since == 0 for column in report.columns if not column.drifted)
+
+
+def test_nothing_is_judged_before_enough_blocks_are_there() -> None:
+    draw = random.Random(6)
+    current = in_blocks([[{"word0": "new"}] * 300] * 2)
+    report = measure(sketched(rows(draw, 2000)), current, OPTIONS)
+    assert (report.judged, report.drifted, report.columns) == (False, False, ())
+    assert report.reason == "too few inputs to compare: 2 of 3 blocks are there"
+
+
+def days_of(draw: random.Random, days: str, n: int, **shift: Callable[[], Any]) -> Any:
+    """`n` rows a day; on weekends (days 5 and 6) other words are used, and answers take longer."""
+    told, labels = [], []
+    for day in days:
+        away = day in "56"
+        usual = {"word0": lambda: draw.choice(["nl", "it"])} if away else {}
+        for row in rows(draw, n, 1, **(usual | shift)):
+            told.append(row | {"number0": row["number0"] * (3 if away else 1)})
+            labels.append(day)
+    return sketched(told, days=labels)
+
+
+def test_a_weekend_is_compared_with_weekends() -> None:
+    draw = random.Random(8)
+    whole_week, workdays = days_of(draw, "0123456", 300), days_of(draw, "01234", 300)
+    weekend = days_of(draw, "56", 300)
+    assert not measure(whole_week, weekend, OPTIONS).drifted
+    assert measure(workdays, weekend, OPTIONS).drifted  # a weekday that the reference lacks: all of it must do
+    assert not measure(whole_week, days_of(draw, "456", 300), OPTIONS).drifted
+    other = days_of(draw, "56", 300, word0=lambda: draw.choice(["nl", "new"]))
+    assert [c.column for c in measure(whole_week, other, OPTIONS).columns if c.drifted] == ["word0"]
+
+
+def test_a_reference_seen_by_weekday_is_worth_as_many_values_as_its_noise_says() -> None:
+    days = {"0": {"n": 100, "=a": 100}, "1": {"n": 300, "=a": 150, "=b": 150}, "2": {"n": 10, "=b": 10}}
+    same = counts.like(days, {"0": {"n": 50}, "1": {"n": 150}}, 50)
+    assert {"n": same.n, **same.bins} == pytest.approx({"n": 400, "=a": 250, "=b": 150})
+    monday = counts.like(days, {"0": {"n": 7}}, 50)
+    assert {"n": monday.n, **monday.bins} == pytest.approx({"n": 100, "=a": 100})
+    half = counts.like(days, {"0": {"n": 5}, "1": {"n": 5}}, 50)
+    assert half.n == pytest.approx(1 / (0.25 / 100 + 0.25 / 300))
+    assert half.bins["=a"] / half.n == pytest.approx(0.75)
+    few = counts.like(days, {"2": {"n": 5}}, 50)
+    assert {"n": few.n, **few.bins} == pytest.approx({"n": 410, "=a": 250, "=b": 160})
+    unknown = counts.like({"": {"n": 40, "=a": 40}}, {"3": {"n": 5}}, 50)
+    assert {"n": unknown.n, **unknown.bins} == pytest.approx({"n": 40, "=a": 40})
+
+
+def test_the_rating_of_a_slice_drifts_by_its_name_and_what_nearly_all_belong_to_is_no_slice() -> None:
+    def rated(good: float) -> list[dict[str, Any]]:
+        north = [{"rating": 1.0, "shop": "north", "app": "web"}] * 1500
+        return north + [{"rating": 1.0 if n < good * 300 else -1.0, "shop": "south", "app": "web"} for n in range(300)]
+
+    report = measure(sketched(rated(0.95), "outcomes"), sketched(rated(0.8), "outcomes"), OPTIONS)
+    assert [column.column for column in report.columns] == ["rating", "rating[shop=north]", "rating[shop=south]"]
+    assert [column.column for column in report.columns if column.drifted] == ["rating[shop=south]"]
