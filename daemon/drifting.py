@@ -26,9 +26,10 @@ SAMPLE = 10_000
 def run(job: Job) -> dict[str, Any]:
     """Measure every kind of `kinds` and merge the reports; the result is the report as `codec.drift_to_json` writes it.
 
-    Inputs: `database`, `deployment`, `detector`, `options` (of the detector), `reference` and `current`, each a window
-    [first, last] (`reference` also what `windows.aggregates` froze, for a detector that needs no rows), `kinds`, and
-    `minimum` (values below which a column isn't judged, 0 by default). Leaves report.json and the detector's own files.
+    Inputs: `database`, `deployment`, `version` (whose answers the outcomes are of), `detector`, `options` (of the
+    detector), `reference` and `current`, each a window [first, last] or one for each kind (of a reference also what
+    `windows.aggregates` froze, for a detector that needs no rows), `kinds`, and `minimum` (values below which a column
+    isn't judged, 0 by default). Leaves report.json and the detector's own files.
     Raises: Misconfigured, Refused, Transient as the database and the detector do.
     """
     inputs = job.inputs
@@ -59,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
 def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0.0) -> DriftReport:
     """The reports of several kinds by the same detector as one: what drifted in any has drifted, and `kind` says where.
 
-    A column with fewer than `minimum` values on a side isn't judged.
+    A column with fewer than `minimum` values on a side isn't judged. `current` begins where the first kind's window does.
     Raises: Refused without any report.
     """
     if not reports:
@@ -77,7 +78,7 @@ def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0
         reason="; ".join(report.reason for report in told),
         columns=tuple(column for report in held.values() for column in report.columns),
         reference=first.reference,
-        current=(min(report.current[0] for report in held.values()), max(r.current[1] for r in held.values())),
+        current=(first.current[0], max(report.current[1] for report in held.values())),
         at=at,
         files=tuple(name for report in held.values() for name in report.files),
     )
@@ -108,14 +109,25 @@ def _enough(column: DriftColumn, minimum: int) -> DriftColumn:
 
 
 def _windows(session: Session, job: Job, kind: str) -> tuple[Window, Window]:
-    deployment, seed = job.inputs["deployment"], job.seed
-    first, last = job.inputs["current"]
-    current = windows.window(session, deployment, kind, first, last, sample=SAMPLE, seed=seed)
-    reference = job.inputs["reference"]
-    if isinstance(reference, Mapping):
-        return windows.thaw(reference.get(kind, reference)), current
-    first, last = reference
-    return windows.window(session, deployment, kind, first, last, sample=SAMPLE, seed=seed), current
+    def side(name: str) -> Window:
+        given = job.inputs[name]
+        one = given.get(kind, given) if isinstance(given, Mapping) else given
+        if isinstance(one, Mapping):
+            return windows.thaw(one)
+        first, last = one
+        return windows.window(
+            session,
+            job.inputs["deployment"],
+            kind,
+            first,
+            last,
+            version=job.inputs.get("version", ""),
+            sample=SAMPLE,
+            seed=job.seed,
+            most=windows.ENOUGH,
+        )
+
+    return side("reference"), side("current")
 
 
 def options_of(detector: ModuleType, given: Mapping[str, Any]) -> Any:

@@ -5,6 +5,8 @@ compute one (`feedback.drift`). Called by `daemon.loop` before every decision.
 """
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from daemon.audit import log as audit
 from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.tables import Baseline, DriftRow, Slot
-from feedback import db, drift, store, windows
+from feedback import db, drift, sketch, store, windows
+from feedback.windows import Window
 from policies.errors import Corrupt
 from policies.model import DriftReport
+from policies.policy import Drift
+from policies.triggers import false_alarm_chance
 
 EVIDENCE_SECONDS = 1800.0
 
@@ -42,45 +47,72 @@ def _cheap(session: Session, context: Context, slot: Slot) -> str:
         return slot.evidence_job
     policy, now = context.policy.drift, context.clock.now()
     last = _newest(session, slot, policy.cheap)
-    head = store.head(session)
-    if last is not None and (last.at + policy.every_seconds > now or last.report["current"][1] == head):
-        return _evidence_due(session, context, slot, last)
     reference = _reference(session, context, slot)
-    if reference is None or head <= reference.last:
+    if reference is None:
         return ""
-    report = measure(session, context, slot, reference, policy.cheap)
-    if report is None:
-        return ""
+    seconds = now - (last.at if last else reference.at)
+    seen = int(last.report["current"][1]) if last else reference.last
+    if seconds <= 0 or seconds < policy.every_seconds or store.head(session) - seen < policy.block:
+        return _evidence_due(session, context, slot, last) if last else ""
+    found = compared(session, slot, policy)
+    # The newest block may begin in the sketch block that the last look ended in.
+    newest = [window.blocks[-1] for _, window in found.values() if window.blocks]
+    if not any(block.first + sketch.BLOCK >= seen for block in newest):
+        return _evidence_due(session, context, slot, last) if last else ""
+    report = measure(found, policy, seconds)
+    report = replace(_since(report, last), at=now)
     row = DriftRow(
         slot=slot.id, detector=policy.cheap, drifted=report.drifted, report=codec.drift_to_json(report), at=now
     )
     session.add(row)
+    for held, window in found.values():
+        if not report.drifted and len(window.blocks) == policy.blocks:  # what was before it has left it unalarmed
+            baselines.grow(session, slot, held, window.first, policy.reference_days, now)
     return _evidence_due(session, context, slot, row)
 
 
-def measure(session: Session, context: Context, slot: Slot, reference: Baseline, detector: str) -> DriftReport | None:
-    """The cheap detector on inputs and outcomes, merged; None while there is nothing after the reference."""
-    module = drift.load(detector)
-    options = drifting.options_of(module, context.policy.drift.options.get(detector, {}))
-    now = context.clock.now()
-    reports = []
-    for kind, frozen in (("inputs", reference), ("outcomes", _outcomes(session, slot))):
-        first, last = windows.latest(session, slot.deployment, kind, context.policy.drift.current)
-        first = max(first, reference.last)
-        if last <= first or frozen is None:
-            continue
-        held = frozen.aggregates if kind == "inputs" else frozen.aggregates["window"]
-        current = windows.window(session, slot.deployment, kind, first, last, sample=0)
-        reports.append((kind, module.measure(windows.thaw(held), current, options)))
-    if not reports:
-        return None
-    return drifting.merge(dict(reports), minimum=context.policy.drift.minimum, at=now)
+def compared(session: Session, slot: Slot, policy: Drift) -> dict[str, tuple[Baseline, Window]]:
+    """The champion's references, and what is compared with them: the newest inputs and ratings of its own answers.
+
+    Outcomes are absent until the champion has a reference of its own: until it settles, it is watched against its
+    predecessor (`policies.watch`), and another version's ratings are no fault of it.
+    """
+    found = {}
+    for kind in ("inputs", "outcomes"):
+        held = baselines.reference(session, slot, kind)
+        if held is not None:
+            size, after = policy.block, held.last
+            window = windows.current(
+                session, slot.deployment, kind, size=size, blocks=policy.blocks, after=after, version=slot.champion
+            )
+            found[kind] = (held, window)
+    return found
 
 
-def _outcomes(session: Session, slot: Slot) -> Baseline | None:
-    """The champion's outcomes baseline; until it settles, that of the version before it."""
-    own = baselines.newest(session, slot.id, "outcomes", slot.champion)
-    return own or baselines.newest(session, slot.id, "outcomes")
+def measure(found: Mapping[str, tuple[Baseline, Window]], policy: Drift, seconds: float) -> DriftReport:
+    """The cheap detector on each kind, merged; they share the chance of a false alarm that `seconds` are worth."""
+    module = drift.load(policy.cheap)
+    chance = false_alarm_chance(policy, seconds) / len(found)
+    given = {"error_rate": chance, "agree": policy.agree}
+    known = {field.name for field in fields(module.Options)}
+    shared = {name: value for name, value in given.items() if name in known}
+    options = drifting.options_of(module, {**shared, **policy.options.get(policy.cheap, {})})
+    reports = {
+        kind: module.measure(baselines.window_of(held), window, options) for kind, (held, window) in found.items()
+    }
+    return drifting.merge(reports, minimum=policy.minimum)
+
+
+def _since(report: DriftReport, last: DriftRow | None) -> DriftReport:
+    """A column that had drifted at the last look already has been drifting since then."""
+    known = {}
+    if last is not None and int(last.report["reference"][0]) == report.reference[0]:
+        known = {column["column"]: column.get("since", 0) for column in last.report["columns"] if column["drifted"]}
+    columns = (
+        replace(column, since=known.get(column.column) or column.since) if column.drifted else column
+        for column in report.columns
+    )
+    return replace(report, columns=tuple(columns))
 
 
 def _reference(session: Session, context: Context, slot: Slot) -> Baseline | None:
@@ -88,13 +120,13 @@ def _reference(session: Session, context: Context, slot: Slot) -> Baseline | Non
     found = baselines.newest(session, slot.id, "inputs", slot.champion)
     if found is not None:
         return found
-    first, last = windows.latest(session, slot.deployment, "inputs", context.policy.drift.minimum)
-    window = windows.window(session, slot.deployment, "inputs", first, last, sample=0)
-    if window.n < context.policy.drift.minimum:
+    rule, now = context.policy.drift, context.clock.now()
+    first, last = windows.latest(session, slot.deployment, "inputs", rule.minimum)
+    window = windows.window(session, slot.deployment, "inputs", first, last)
+    if window.n < rule.minimum:
         return None
-    now = context.clock.now()
     baselines.freeze_outcomes(session, slot, slot.champion, now)
-    return baselines.freeze_inputs(session, slot, slot.champion, context.policy.drift.minimum, now)
+    return baselines.freeze_inputs(session, slot, slot.champion, rule.minimum, rule, now)
 
 
 def _newest(session: Session, slot: Slot, detector: str) -> DriftRow | None:
@@ -127,19 +159,20 @@ def _evidence_due(session: Session, context: Context, slot: Slot, cheap: DriftRo
 
 
 def _spec(session: Session, context: Context, slot: Slot, key: str) -> JobSpec:
-    reference = baselines.newest(session, slot.id, "inputs", slot.champion)
-    if reference is None:
+    rule = context.policy.drift
+    found = compared(session, slot, rule)
+    if not found:
         raise Corrupt(f"{key} was asked for without an inputs baseline", hint="learnctl audit verify, then report it")
-    detector = context.policy.drift.evidence
     inputs: dict[str, Any] = {
         "database": context.database,
         "deployment": slot.deployment,
-        "detector": detector,
-        "options": dict(context.policy.drift.options.get(detector, {})),
-        "reference": [reference.first, reference.last],
-        "current": list(_span(key)),
-        "kinds": ["inputs", "outcomes"],
-        "minimum": context.policy.drift.minimum,
+        "version": slot.champion,
+        "detector": rule.evidence,
+        "options": dict(rule.options.get(rule.evidence, {})),
+        "reference": {kind: [held.first, held.last] for kind, (held, _) in found.items()},
+        "current": {kind: [new.first, new.last] for kind, (_, new) in found.items()} | {"inputs": list(_span(key))},
+        "kinds": list(found),
+        "minimum": rule.minimum,
     }
     return JobSpec(
         key=key,

@@ -21,7 +21,7 @@ import rfc8785
 from daemon.clock import cron
 from daemon.options import Place, build, check_name, names, plugin, refuse_unknown
 from policies.errors import Misconfigured
-from policies.policy import Policy
+from policies.policy import Drift, Policy
 
 ERROR_RATES = ("error_rate", "harm_error_rate")
 SHARES = (
@@ -116,6 +116,7 @@ def _check(policy: Policy, place: Place) -> None:
         raise Misconfigured(f"{place.key('ledger.candidates')} = {policy.ledger.candidates:g}", hint="write 1 or more")
     _check_cron(policy.triggers.schedule, place.inside("triggers"), "schedule")
     _check_cron(policy.drift.evidence_schedule, place.inside("drift"), "evidence_schedule")
+    _check_drift(policy.drift, place.inside("drift"))
     steps = policy.rollout.steps
     if not steps or steps[-1] != 1.0 or list(steps) != sorted(set(steps)) or steps[0] <= 0:
         raise Misconfigured(
@@ -128,6 +129,17 @@ def _check(policy: Policy, place: Place) -> None:
         )
     if policy.rollout.attempts < 1 or policy.triggers.tries < 1:
         raise Misconfigured(f"{place.source}: rollout.attempts and triggers.tries begin at 1", hint="write 1 or more")
+
+
+def _check_drift(drift: Drift, place: Place) -> None:
+    if not 1 <= drift.agree <= drift.blocks:
+        raise Misconfigured(
+            f"{place.key('agree')} = {drift.agree} of {drift.blocks} blocks", hint="write 1 or more, at most blocks"
+        )
+    if drift.false_alarms <= 0:
+        raise Misconfigured(
+            f"{place.key('false_alarms')} = {drift.false_alarms}", hint="a month, more than 0: 0.1 is one in ten months"
+        )
 
 
 def _check_numbers(section: Any, place: Place) -> None:

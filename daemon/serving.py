@@ -83,7 +83,7 @@ def install(session: Session, context: Context, slot: Slot, version: str) -> Non
     assert row is not None
     row.state = "champion"
     slot.predecessor, slot.champion, slot.promoted = slot.champion, version, now
-    baselines.freeze_inputs(session, slot, version, context.policy.drift.current, now)
+    baselines.freeze_inputs(session, slot, version, context.policy.drift.current, context.policy.drift, now)
 
 
 def ramp(context: Context, slot: Slot, action: Ramp) -> Answer:
@@ -123,7 +123,8 @@ def rollback(context: Context, slot: Slot, action: Rollback) -> Answer:
         if left != action.to:
             kept.champion, kept.predecessor = action.to, ""
             kept.promoted = context.clock.now()
-            baselines.freeze_inputs(session, kept, action.to, context.policy.drift.current, context.clock.now())
+            rule = context.policy.drift
+            baselines.freeze_inputs(session, kept, action.to, rule.current, rule, context.clock.now())
         elif cycle is not None and cycle.candidate:
             refused = session.get(VersionRow, cycle.candidate)
             if refused is not None:

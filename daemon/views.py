@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from daemon import evidence, held_policies
+from daemon import drifts, evidence, held_policies
 from daemon.clock import next_fire
 from daemon.policyfile import glance, parse_policy
 from daemon.tables import CommandRow, Cycle, Decision, DriftRow, PolicyRow, Setting, Slot, VersionRow
@@ -65,12 +65,16 @@ def cycles(session: Session, *, deployment: str = "", limit: int = 20) -> list[d
     return [_cycle(session, cycle, slot) for cycle, slot in session.execute(query)]
 
 
-def drift(session: Session, *, deployment: str = "") -> list[dict[str, Any]]:
-    """The last report of each detector of each slot, and the last evidence report with its files."""
+def drift(session: Session, *, deployment: str = "", texts: bool = True) -> list[dict[str, Any]]:
+    """The last report of each detector of each slot, and the last evidence report with its files.
+
+    A column that drifted has `since_at` (unix seconds), an alarm `typical`: a few records of the new kind. Without `texts`
+    these are left out, since their prompts are for operators.
+    """
     query = select(Slot).order_by(Slot.deployment, Slot.tenant)
     if deployment:
         query = query.where(Slot.deployment == known(session, deployment))
-    return [report for slot in session.scalars(query) for report in _reports(session, slot)]
+    return [report for slot in session.scalars(query) for report in drifts.reports(session, slot, texts)]
 
 
 def dead_letters(session: Session, *, deployment: str = "", limit: int = 50) -> list[dict[str, Any]]:
@@ -185,19 +189,10 @@ def _quarantine(session: Session, deployment: str) -> dict[str, Any]:
 
 
 def _today(session: Session, now: float) -> dict[str, int]:
-    """Records a deployment has stored since local midnight, found by bisecting the sequence, not by a scan."""
+    """Records a deployment has stored since local midnight."""
     day = time.localtime(now)
     midnight = time.mktime((day.tm_year, day.tm_mon, day.tm_mday, 0, 0, 0, 0, 0, -1))
-    low, high = 0, store.head(session)
-    while low < high:
-        middle = (low + high) // 2
-        first = session.execute(
-            select(Record.seq, Record.ingested).where(Record.seq > middle).order_by(Record.seq).limit(1)
-        ).first()
-        if first is None or first.ingested >= midnight:
-            high = middle
-        else:
-            low = int(first.seq)
+    low = store.head_at(session, midnight)
     query = select(Record.deployment, func.count()).where(Record.seq > low).group_by(Record.deployment)
     return {str(name): int(count) for name, count in session.execute(query)}
 
@@ -247,21 +242,6 @@ def _looked(session: Session, slot: Slot) -> dict[str, Any] | None:
     )
     told = {name: newest.report.get(name) for name in ("judged", "kind", "reason")}
     return {"drifted": newest.drifted, "detector": newest.detector, "at": newest.at, "since": since, **told}
-
-
-def _reports(session: Session, slot: Slot) -> list[dict[str, Any]]:
-    newest = select(func.max(DriftRow.id)).where(DriftRow.slot == slot.id).group_by(DriftRow.detector)
-    rows = session.scalars(select(DriftRow).where(DriftRow.id.in_(newest)).order_by(DriftRow.detector))
-    return [
-        {
-            "deployment": slot.deployment,
-            "tenant": slot.tenant,
-            **row.report,
-            "at": row.at,
-            "report": next((f for f in row.report.get("files", []) if str(f).endswith(".html")), None),
-        }
-        for row in rows
-    ]
 
 
 def _last(session: Session, slot: Slot) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def put(session: Session, items: Sequence[Item], now: float) -> list[str | Rejec
     known = _known(session, [name for name in first if name not in seqs])
     fresh = [(seqs[name], record) for name, (record, _) in first.items() if name in seqs]
     _supersede(session, fresh)
-    sketch.add(session, [_observe(seq, record) for seq, record in fresh])
+    sketch.add(session, [_observe(seq, record, sketch.weekday(now)) for seq, record in fresh])
     return [_fate(record, first, known, erased) for record, _ in items]
 
 
@@ -191,8 +191,9 @@ def _supersede(session: Session, fresh: Sequence[tuple[int, Feedback | Exposure]
         session.execute(statement.values(state="superseded"), [{"older": seq} for seq in older])
 
 
-def _observe(seq: int, record: Feedback | Exposure) -> sketch.Observation:
+def _observe(seq: int, record: Feedback | Exposure, day: str) -> sketch.Observation:
     messages = record.body.get("messages")
     prompt = question(messages) if messages else None
     columns = sketch.columns(record.features, prompt, record.body.get("response"), record.rating)
-    return sketch.Observation(record.deployment, seq, record.kind, columns)
+    version, tenant = record.model_version, record.tenant
+    return sketch.Observation(record.deployment, seq, record.kind, columns, day, version, tenant)

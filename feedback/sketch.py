@@ -1,16 +1,21 @@
 """Sketches: counts of every column over blocks of ingest sequence, kept in the transaction that stores the records.
 
 Owns: which columns a record has, the fixed bins of numbers, the cap on categories. Refuses to know windows and drift
-(`feedback.windows` sums blocks up). Called by `feedback.ingest` (writes) and `feedback.windows` (bins, edges).
+(`feedback.windows` sums blocks up). Called by `feedback.append` (writes) and `feedback.windows` (bins, edges).
 
-A column's `counts` is flat. `n` is the number of values. Numbers add `sum`, `squares` and bins named by an integer
-("37"); categories add bins named "=" and the category ("=en"); the column `rating` adds `good`, `neutral` and `bad`.
+A block is a hundred sequence numbers: small enough that windows of whole blocks read no row, and that a hundred
+thousand records are a thousand blocks. Its row of a column holds counts by the weekday (UTC, "0" is Monday) on which the
+records came in, since weeks have a rhythm that is no drift. One day's counts are flat. `n` is the number of values.
+Numbers add `sum`, `squares` and bins named by an integer ("37"); categories add bins named "=" and the category ("=en").
+The column "" counts the records. Ratings are rows of kind `outcomes` whose column is the version that answered, so that
+nobody is blamed for another's answers: they add `good`, `neutral` and `bad`, and for slices of the record (its tenant,
+and each of its words) how many good and bad ones came from it: "+topic=t03" and "-topic=t03".
 """
 
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +26,24 @@ from feedback.statements import upsert
 from feedback.tables import Sketch
 from feedback.topics import topic
 
-BLOCK = 1000
+BLOCK = 100
 BINS_A_DECADE = 16
 SMALLEST = 1e-9
 LARGEST = 1e15
 CATEGORIES = 200
+SLICES = 40
 COLUMNS = 200
 OTHER = "=(other)"
 NEUTRAL = 0.2
-STATISTICS = frozenset({"n", "sum", "squares", "good", "neutral", "bad"})
+RECORDS = ""
+FEEDBACK = "feedback"
+OUTCOMES = "outcomes"
+RATING = "rating"
+DAY = 86400.0
 
 Value = float | int | str
+Day = dict[str, Any]  # the counts of one weekday, flat
+Days = dict[str, Day]
 
 STOP_WORDS: Mapping[str, frozenset[str]] = {
     code: frozenset(words.split())
@@ -57,12 +69,23 @@ SCRIPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one stored record adds: `kind` is exposure or feedback, `columns` its scalar columns."""
+    """What one stored record adds: `kind` is exposure or feedback, `columns` its scalar columns.
+
+    `day`: the weekday of its ingest. `version`: the model version that answered, "" where nobody knows.
+    """
 
     deployment: str
     seq: int
     kind: str
     columns: Mapping[str, Value] = field(default_factory=dict)
+    day: str = "0"
+    version: str = ""
+    tenant: str = ""
+
+
+def weekday(at: float) -> str:
+    """The weekday of a unix time in UTC: "0" is Monday."""
+    return str((int(at // DAY) + 3) % 7)  # 1970-01-01 was a Thursday
 
 
 def number_bin(value: float) -> int:
@@ -83,9 +106,9 @@ def edges(index: int) -> tuple[float, float]:
     return (inner, outer) if index > 0 else (-outer, -inner)
 
 
-def bins(counts: Mapping[str, Any]) -> dict[str, int]:
+def bins(counts: Mapping[str, Any]) -> dict[str, float]:
     """Only the bins of a sketch: integers as text for numbers, "=" and the category for categories."""
-    return {name: int(count) for name, count in counts.items() if name not in STATISTICS}
+    return {name: count for name, count in counts.items() if name[0] == "=" or name.lstrip("-").isdecimal()}
 
 
 def language(text: str) -> str:
@@ -127,39 +150,61 @@ def columns(
 
 
 def add(session: Session, observations: Iterable[Observation]) -> None:
-    """Add records to the sketches of their blocks: one read and one write a touched block, not one a record."""
-    fresh: dict[tuple[str, int, str], list[Mapping[str, Value]]] = defaultdict(list)
+    """Add records to the sketches of their blocks: one read and one write a deployment and kind, not one a record."""
+    fresh: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     for seen in observations:
-        fresh[seen.deployment, seen.seq // BLOCK, seen.kind].append(seen.columns)
-    for (deployment, block, kind), rows in fresh.items():
-        query = select(Sketch.column, Sketch.counts).where(
-            Sketch.deployment == deployment, Sketch.block == block, Sketch.kind == kind
+        fresh[seen.deployment, seen.kind].append(seen)
+        if RATING in seen.columns and seen.kind == FEEDBACK:
+            fresh[seen.deployment, OUTCOMES].append(seen)
+    for (deployment, kind), seen_ones in fresh.items():
+        blocks = sorted({seen.seq // BLOCK for seen in seen_ones})
+        query = select(Sketch.block, Sketch.column, Sketch.counts).where(
+            Sketch.deployment == deployment, Sketch.kind == kind, Sketch.block.in_(blocks)
         )
-        stored = {name: dict(counts) for name, counts in session.execute(query)}
-        changed = _merge(stored, rows)
-        upsert(
-            session,
-            Sketch,
-            [
-                {"deployment": deployment, "block": block, "kind": kind, "column": name, "counts": stored[name]}
-                for name in sorted(changed)
-            ],
-            update=("counts",),
-        )
+        stored: dict[int, dict[str, Days]] = {block: {} for block in blocks}
+        for block, name, counts in session.execute(query):
+            stored[block][name] = {day: dict(one) for day, one in counts.items()}
+        changed: set[tuple[int, str]] = set()
+        for seen in seen_ones:
+            block, put = seen.seq // BLOCK, _outcome if kind == OUTCOMES else _record
+            changed |= {(block, name) for name in put(stored[block], seen)}
+        rows = [
+            {"deployment": deployment, "block": block, "kind": kind, "column": name, "counts": stored[block][name]}
+            for block, name in sorted(changed)
+        ]
+        upsert(session, Sketch, rows, update=("counts",))
 
 
-def _merge(stored: dict[str, dict[str, Any]], rows: Sequence[Mapping[str, Value]]) -> set[str]:
-    changed = set()
-    for row in rows:
-        for name, value in row.items():
-            # A sender that invents column names must not grow the table without end.
-            kept = name if name in stored or len(stored) < COLUMNS else "(other)"
-            count(stored.setdefault(kept, {"n": 0}), kept, value)
-            changed.add(kept)
+def _record(stored: dict[str, Days], seen: Observation) -> list[str]:
+    """Count the record and its columns; the names of the rows that this changed."""
+    number = _day(stored, RECORDS, seen.day)
+    number["n"] += 1
+    changed = [RECORDS]
+    for name, value in seen.columns.items():
+        if name != RATING:
+            kept = _kept(stored, name)
+            count(_day(stored, kept, seen.day), value)
+            changed.append(kept)
     return changed
 
 
-def count(counts: dict[str, Any], column: str, value: Value) -> None:
+def _outcome(stored: dict[str, Days], seen: Observation) -> list[str]:
+    kept = _kept(stored, seen.version)
+    words = {name: value for name, value in seen.columns.items() if isinstance(value, str)}
+    rate(_day(stored, kept, seen.day), float(seen.columns[RATING]), {"tenant": seen.tenant} | words)
+    return [kept]
+
+
+def _kept(stored: Mapping[str, Any], name: str) -> str:
+    # A sender that invents names must not grow the table without end.
+    return name if name in stored or len(stored) < COLUMNS else "(other)"
+
+
+def _day(stored: dict[str, Days], name: str, day: str) -> Day:
+    return stored.setdefault(name, {}).setdefault(day, {"n": 0})
+
+
+def count(counts: Day, value: Value) -> None:
     """Count one value of a column in place."""
     counts["n"] += 1
     if isinstance(value, str):
@@ -172,7 +217,18 @@ def count(counts: dict[str, Any], column: str, value: Value) -> None:
         name = str(number_bin(clipped))
         counts["sum"] = counts.get("sum", 0.0) + clipped
         counts["squares"] = counts.get("squares", 0.0) + clipped * clipped
-        if column == "rating":
-            sign = "neutral" if abs(clipped) <= NEUTRAL else "good" if clipped > 0 else "bad"
-            counts[sign] = counts.get(sign, 0) + 1
     counts[name] = counts.get(name, 0) + 1
+
+
+def rate(counts: Day, rating: float, slices: Mapping[str, str]) -> None:
+    """Count one rating in place, for all and for each slice (by name, "" is none) that it came from."""
+    sign = "neutral" if abs(rating) <= NEUTRAL else "good" if rating > 0 else "bad"
+    counts["n"] += 1
+    counts[sign] = counts.get(sign, 0) + 1
+    if sign == "neutral":
+        return
+    for name, value in slices.items():
+        key = f"{'+' if sign == 'good' else '-'}{name}={value}"
+        # A word that is another one in every record (an order's number) is no slice.
+        if value and (key in counts or sum(known.startswith(f"{key[0]}{name}=") for known in counts) < SLICES):
+            counts[key] = counts.get(key, 0) + 1

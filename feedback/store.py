@@ -23,6 +23,26 @@ def head(session: Session) -> int:
     return session.scalar(select(func.max(Record.seq))) or 0
 
 
+def head_at(session: Session, at: float) -> int:
+    """The highest sequence number that had come in before unix time `at`, by bisecting the sequence, not by a scan."""
+    low, high = 0, head(session)
+    while low < high:
+        middle = (low + high) // 2
+        query = select(Record.seq, Record.ingested).where(Record.seq > middle).order_by(Record.seq).limit(1)
+        found = session.execute(query).first()
+        if found is None or found.ingested >= at:
+            high = middle
+        else:
+            low = int(found.seq)
+    return low
+
+
+def ingested(session: Session, seq: int, default: float) -> float:
+    """When the first record from `seq` on came in, unix seconds; `default` where none has."""
+    found = session.scalar(select(Record.ingested).where(Record.seq >= seq).order_by(Record.seq).limit(1))
+    return default if found is None else found
+
+
 def consented(tenant: str) -> ColumnElement[bool]:
     """What a slot may learn from: the base from `shared` and from its own `tenant` records, a tenant from its own."""
     if tenant:

@@ -158,8 +158,9 @@ class Gap(Base):
 class Sketch(Base):
     """Counts of one column over one block of ingest sequence, kept at ingest: windows are sums of blocks.
 
-    `block` = seq // 1000. `counts` maps a bin ("=" and a category, or the index of a fixed log-scaled bin as text) to
-    its count, with `n`, and for numbers `sum` and `squares`, beside; `feedback.sketch` has the bins' edges.
+    `block` = seq // 100. `counts` maps a weekday of ingest ("0" is Monday) to counts: a bin ("=" and a category, or the
+    index of a fixed log-scaled bin as text) to its count, with `n`, and for numbers `sum` and `squares`, beside. Rows of
+    kind `outcomes` have a version for their column. `feedback.sketch` has the bins' edges.
     """
 
     __tablename__ = "sketches"

@@ -1,55 +1,45 @@
 """Windows over ingest sequence: what came in between two records, as column sketches and a sample of rows.
 
-Owns: summing sketches up, the rows at a window's edges, the draw of the sample, and the frozen form of a window. Refuses
-to compare two windows (`feedback.drift`). Called by `daemon.looking`, `daemon.baselines` and `daemon.drifting`.
+Owns: summing sketches up, the blocks that a current window is judged by, the draw of the sample, and the frozen form of a
+window. Refuses to compare two windows (`feedback.drift`). Called by `daemon.looking`, `daemon.baselines` and
+`daemon.drifting`.
 
-A window is (first, last] of sequence numbers, never of times that a sender gave. Full blocks of a thousand come from
-their sketches, only the two blocks at the edges are read row by row: the cost follows the blocks, not the rows.
+A window is (first, last] of sequence numbers, never of times that a sender gave. It is made of whole blocks of sketches
+(the newest is whole as far as it goes), so that no old row is read for it: what lies in a block that reaches beyond the
+window's edge isn't counted, a hundred records at most. The cost follows the blocks, not the rows.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from feedback import sketch
+from feedback import counts, sketch
+from feedback.counts import ColumnSketch, Days
 from feedback.records import question
 from feedback.tables import Record, Sketch
 from policies.errors import Corrupt, Refused
 
 Kind = str  # inputs or outcomes
+Totals = dict[str, dict[str, dict[str, Any]]]  # by column and weekday
 
 CHUNK = 500
 PAGE = 256  # blocks
-OUTCOMES = ("rating",)
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnSketch:
-    """One column of a window: `n` values, `bins` as `feedback.sketch` names them, sums for numbers, ratings by sign."""
-
-    n: int
-    bins: Mapping[str, int]
-    sum: float = 0.0
-    squares: float = 0.0
-    good: int = 0
-    neutral: int = 0
-    bad: int = 0
-
-    @property
-    def numeric(self) -> bool:
-        """Whether most values are numbers (a sender may change its mind about a feature's type)."""
-        return 2 * sum(count for name, count in self.bins.items() if not name.startswith("=")) > self.n
+ENOUGH = 400  # blocks of a reference: small against its noise, and read in a fraction of a second
+SCHEMA = 2
+RATING = sketch.RATING
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """What came in over (first, last]: `n` records of `records` (exposure or feedback), their columns, and a sample.
 
-    `kind` is inputs or outcomes. Rows of `sample` are columns by name, at most as many as were asked for.
+    `kind` is inputs or outcomes; outcomes have a column `rating`, and `rating[tenant=acme]` for each slice with enough of
+    them. `counts` are the columns by weekday of ingest. `blocks` are the parts of a current window, oldest first. Rows of
+    `sample` are columns by name, at most as many as were asked for.
     """
 
     first: int
@@ -59,91 +49,155 @@ class Window:
     sample: Sequence[Mapping[str, sketch.Value]] = ()
     kind: Kind = "inputs"
     records: str = "feedback"
-    counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    counts: Mapping[str, Days] = field(default_factory=dict, repr=False)
+    blocks: tuple["Window", ...] = field(default=(), repr=False)
+
+    def days(self, column: str) -> Days:
+        """The counts of a column by weekday of ingest."""
+        return self.counts.get(column, {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Which records a window is made of, in sketches and as rows."""
+
+    deployment: str
+    kind: Kind
+    records: str
+    version: str
+
+    @property
+    def sketches(self) -> tuple[ColumnElement[bool], ...]:
+        kind = sketch.OUTCOMES if self.kind == "outcomes" else self.records
+        return (Sketch.deployment == self.deployment, Sketch.kind == kind)
+
+    @property
+    def counted(self) -> ColumnElement[bool]:
+        """The one column that counts what a block holds."""
+        return Sketch.column == (self.version if self.kind == "outcomes" else sketch.RECORDS)
+
+    @property
+    def rows(self) -> list[ColumnElement[bool]]:
+        # An erased record has nothing left to show; the rest counts as it did at ingest, held back or not.
+        mine = [Record.deployment == self.deployment, Record.kind == self.records, Record.state != "erased"]
+        return [*mine, Record.model_version == self.version] if self.kind == "outcomes" else mine
 
 
 def window(
-    session: Session, deployment: str, kind: Kind, first: int, last: int, *, sample: int = 10_000, seed: int = 0
+    session: Session,
+    deployment: str,
+    kind: Kind,
+    first: int,
+    last: int,
+    *,
+    version: str = "",
+    sample: int = 0,
+    seed: int = 0,
+    most: int = 0,
 ) -> Window:
     """The window (first, last]. `inputs` are exposures, or feedback where the deployment sends none; `outcomes` ratings.
 
-    `sample`: rows at most, by a seeded draw (0: none, and no row but those at the edges is read).
+    `version`: whose answers `outcomes` are of ("": nobody knows whose). `sample`: rows at most, by a seeded draw (0: none
+    is read). `most`: sketch blocks at most (0: all), evenly taken out of a longer window, so that a month costs no more
+    than a day.
     Raises: Refused where `kind` is another word or the window runs backwards.
     """
     if kind not in ("inputs", "outcomes") or last < first:
         raise Refused(f"no window: {kind} of {first}-{last}", hint="inputs or outcomes, first <= last")
-    records = source(session, deployment, kind)
-    whole = _whole_blocks(first, last)
-    counts: dict[str, dict[str, Any]] = {}
-    if whole:
-        query = select(Sketch.column, Sketch.counts).where(
-            Sketch.deployment == deployment,
-            Sketch.block >= whole.start,
-            Sketch.block < whole.stop,
-            Sketch.kind == records,
-        )
-        for name, block in session.execute(query.order_by(Sketch.block)):
-            _sum_up(counts.setdefault(name, {"n": 0}), block)
-    for low, high in _edges(first, last, whole):
-        for row in _rows(session, deployment, records, low, high):
-            for name, value in _columns(row).items():
-                sketch.count(counts.setdefault(name, {"n": 0}), name, value)
-    rows = _sample(session, deployment, records, (first, last), sample, seed) if sample else []
-    return _made(kind, records, first, last, counts, rows)
+    stream = _stream(session, deployment, kind, version)
+    start, stop = -(-(first + 1) // sketch.BLOCK) if first > 0 else 0, (last + 1) // sketch.BLOCK
+    if last >= _head(session):
+        stop = last // sketch.BLOCK + 1
+    total: Totals = {}
+    for _, name, part in _parts(session, stream, start, stop, most):
+        counts.add(total.setdefault(name, {}), part)
+    rows = _sample(session, stream, (first, last), sample, seed) if sample else []
+    return _made(kind, stream.records, first, last, total, rows)
 
 
-def latest(session: Session, deployment: str, kind: Kind, n: int) -> tuple[int, int]:
-    """The (first, last] that ends at the newest record of all and holds the newest `n` of that kind (all, if fewer).
+def current(
+    session: Session, deployment: str, kind: Kind, *, size: int, blocks: int, after: int, version: str = ""
+) -> Window:
+    """The newest `blocks` consecutive blocks (fewer, where there are fewer) of at least `size` records each, as a window.
+
+    Only what came in after `after` counts. A block is closed by the first sketch block that fills it, so it may be up to
+    a hundred records larger. The window is empty, (head, head], where not even one block is there.
+    """
+    stream, head = _stream(session, deployment, kind, version), _head(session)
+    spans = _cut(_sizes(session, stream, after), size, blocks)
+    if not spans:
+        return _made(kind, stream.records, head, head, {}, [])
+    totals: list[Totals] = [{} for _ in spans]
+    place = 0
+    for block, name, part in _parts(session, stream, spans[0][0], spans[-1][1] + 1):
+        while block > spans[place][1]:
+            place += 1
+        counts.add(totals[place].setdefault(name, {}), part)
+    parts = tuple(
+        _made(kind, stream.records, _before(low), min(head, _before(high + 1)), total, [])
+        for (low, high), total in zip(spans, totals, strict=True)
+    )
+    return joined(parts, parts)
+
+
+def latest(session: Session, deployment: str, kind: Kind, n: int, *, version: str = "") -> tuple[int, int]:
+    """The (first, last] that ends at the newest record of all and holds at least the newest `n` (all, if fewer).
 
     Empty, (last, last), where there is none.
     """
-    records = source(session, deployment, kind)
-    last = session.scalar(select(func.max(Record.seq))) or 0
-    before, missing = last // sketch.BLOCK + 1, n
-    while True:
-        blocks = _block_sizes(session, deployment, records, before)
-        for block, size in blocks:
-            if size >= missing:
-                return _nth_newest(session, deployment, records, block, missing), last
-            missing -= size
-            before = block
-        if not blocks:
-            return (0, last) if missing < n else (last, last)
+    head, held, first = _head(session), 0.0, None
+    for block, size in _sizes(session, _stream(session, deployment, kind, version), 0):
+        held, first = held + size, block
+        if held >= n:
+            break
+    return (head if first is None else _before(first), head)
 
 
-def source(session: Session, deployment: str, kind: Kind) -> str:
-    """Which records a kind of window is made of: exposure or feedback."""
-    if kind == "outcomes":
-        return "feedback"
-    query = select(Sketch.block).where(Sketch.deployment == deployment, Sketch.kind == "exposure").limit(1)
-    return "feedback" if session.scalar(query) is None else "exposure"
+def start_of_block(seq: int) -> int:
+    """The end of what came in before the block of `seq`."""
+    return _before(seq // sketch.BLOCK)
+
+
+def joined(parts: Sequence[Window], blocks: tuple[Window, ...] = ()) -> Window:
+    """Windows of one kind, in order, as one; `blocks` are the parts that it is then judged by."""
+    total: Totals = {}
+    for part in parts:
+        for name, days in part.counts.items():
+            counts.add(total.setdefault(name, {}), days)
+    whole = _made(parts[0].kind, parts[0].records, parts[0].first, parts[-1].last, total, [])
+    return replace(whole, n=sum(part.n for part in parts), blocks=blocks)
 
 
 def aggregates(window: Window) -> dict[str, Any]:
     """A window as JSON values, without its sample: what a baseline freezes."""
+    outcomes = window.kind == "outcomes"  # their slices are made of the ratings
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": window.kind,
         "records": window.records,
         "first": window.first,
         "last": window.last,
         "n": window.n,
-        "columns": {name: dict(counts) for name, counts in window.counts.items()},
+        "columns": {
+            name: counts.capped(days) for name, days in window.counts.items() if name == RATING or not outcomes
+        },
     }
 
 
 def thaw(frozen: Mapping[str, Any]) -> Window:
-    """The window that `aggregates` froze (no sample).
+    """The window that `aggregates` froze (no sample). What an older one froze knows no weekdays.
 
     Raises: Corrupt where it isn't one.
     """
     try:
-        if frozen["schema"] != 1:
+        if frozen["schema"] not in (1, SCHEMA):
             raise Corrupt(
                 f"a window was frozen under schema {frozen['schema']}", hint="install the learnd that wrote it"
             )
-        first, last = int(frozen["first"]), int(frozen["last"])
-        return _made(frozen["kind"], frozen["records"], first, last, frozen["columns"], [], n=int(frozen["n"]))
+        first, last, columns = int(frozen["first"]), int(frozen["last"]), frozen["columns"]
+        days = {name: {"": flat} for name, flat in columns.items()} if frozen["schema"] == 1 else columns
+        made = _made(frozen["kind"], frozen["records"], first, last, days, [])
+        return replace(made, n=int(frozen["n"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(
             f"not a frozen window: {error!r}", hint="learnctl audit verify; the baseline was edited"
@@ -155,59 +209,78 @@ def _made(
     records: str,
     first: int,
     last: int,
-    counts: Mapping[str, Mapping[str, Any]],
+    total: Mapping[str, Days],
     rows: Sequence[Mapping[str, sketch.Value]],
-    *,
-    n: int | None = None,
 ) -> Window:
-    # Every feedback record has a prompt, and an exposure at least something: the fullest column counts the records.
-    size = max((int(c["n"]) for c in counts.values()), default=0) if n is None else n
-    kept = {name: c for name, c in sorted(counts.items()) if (name in OUTCOMES) == (kind == "outcomes")}
-    columns = {
-        name: ColumnSketch(
-            n=int(c["n"]),
-            bins=sketch.bins(c),
-            sum=float(c.get("sum", 0.0)),
-            squares=float(c.get("squares", 0.0)),
-            good=int(c.get("good", 0)),
-            neutral=int(c.get("neutral", 0)),
-            bad=int(c.get("bad", 0)),
-        )
-        for name, c in kept.items()
-    }
+    kept = {name: days for name, days in sorted(total.items()) if (name == RATING) == (kind == "outcomes")}
+    shown = {name: days for name, days in kept.items() if name != sketch.RECORDS}
+    if kind == "outcomes":
+        shown |= {f"{RATING}[{name}]": days for name, days in counts.slices(kept.get(RATING, {})).items()}
+    counted = kept.get(RATING if kind == "outcomes" else sketch.RECORDS, {})
+    n = sum(int(day.get("n", 0)) for day in counted.values())
+    columns = {name: counts.column(counts.summed(days.values())) for name, days in shown.items()}
     sample = [{name: row[name] for name in row if name in columns} for row in rows]
-    return Window(first, last, size, columns, sample, kind, records, kept)
+    return Window(first, last, n, columns, sample, kind, records, kept | shown)
 
 
-def _whole_blocks(first: int, last: int) -> range:
-    """The blocks of which no sequence number lies outside (first, last]."""
-    start = -(-(first + 1) // sketch.BLOCK) if first > 0 else 0  # sequence numbers begin at 1
-    return range(start, (last + 1) // sketch.BLOCK)
+def _head(session: Session) -> int:
+    return session.scalar(select(func.max(Record.seq))) or 0
 
 
-def _edges(first: int, last: int, whole: range) -> list[tuple[int, int]]:
-    """What is left of (first, last] without its whole blocks, as (low, high]."""
-    if not whole:
-        return [(first, last)] if last > first else []
-    spans = [(first, whole.start * sketch.BLOCK - 1), (whole.stop * sketch.BLOCK - 1, last)]
-    return [(low, high) for low, high in spans if high > low]
+def _before(block: int) -> int:
+    """The sequence number before a block's first; they begin at 1."""
+    return max(block * sketch.BLOCK - 1, 0)
 
 
-def _sum_up(total: dict[str, Any], block: Mapping[str, Any]) -> None:
-    for name, value in block.items():
-        total[name] = total.get(name, 0) + value
+def _cut(sizes: Iterator[tuple[int, float]], size: int, blocks: int) -> list[tuple[int, int]]:
+    """Runs of sketch blocks (low, high) with `size` records each, oldest first, cut from the newest backwards."""
+    spans: list[tuple[int, int]] = []
+    held, high = 0.0, None
+    for block, n in sizes:
+        if high is None:
+            high = spans[-1][0] - 1 if spans else block
+        held += n
+        if held >= size:
+            spans.append((block, high))
+            held, high = 0.0, None
+        if len(spans) == blocks:
+            break
+    return spans[::-1]
 
 
-def _rows(session: Session, deployment: str, records: str, low: int, high: int) -> Iterable[Record]:
-    # An erased record has nothing left to show; the rest counts as it did at ingest, held back or not.
-    query = select(Record).where(
-        Record.deployment == deployment,
-        Record.kind == records,
-        Record.state != "erased",
-        Record.seq > low,
-        Record.seq <= high,
-    )
-    return session.scalars(query.order_by(Record.seq))
+def _stream(session: Session, deployment: str, kind: Kind, version: str) -> _Stream:
+    if kind == "outcomes":
+        return _Stream(deployment, kind, sketch.FEEDBACK, version)
+    query = select(Sketch.block).where(Sketch.deployment == deployment, Sketch.kind == "exposure").limit(1)
+    return _Stream(deployment, kind, sketch.FEEDBACK if session.scalar(query) is None else "exposure", "")
+
+
+def _parts(session: Session, stream: _Stream, start: int, stop: int, most: int = 0) -> Iterator[tuple[int, str, Days]]:
+    """Block, column and counts of every sketch over blocks [start, stop), in order, of `most` blocks (0: of all)."""
+    inside = (*stream.sketches, Sketch.block >= start, Sketch.block < stop)
+    query = select(Sketch.block, Sketch.column, Sketch.counts).where(*inside)
+    if stream.kind == "outcomes":
+        query = query.where(Sketch.column == stream.version)
+    if most:
+        there = session.scalars(select(Sketch.block).where(*inside, stream.counted).order_by(Sketch.block.desc())).all()
+        if len(there) > most:
+            query = query.where(Sketch.block.in_(there[:: -(-len(there) // most)]))
+    for block, name, days in session.execute(query.order_by(Sketch.block)):
+        yield block, RATING if stream.kind == "outcomes" else name, days
+
+
+def _sizes(session: Session, stream: _Stream, after: int) -> Iterator[tuple[int, float]]:
+    """The blocks that begin after `after` with how many values of that kind they hold, newest first."""
+    lowest = -(-(after + 1) // sketch.BLOCK) if after > 0 else 0
+    query = select(Sketch.block, Sketch.counts).where(*stream.sketches, stream.counted, Sketch.block >= lowest)
+    query, before = query.order_by(Sketch.block.desc()).limit(PAGE), None
+    while True:
+        page = session.execute(query if before is None else query.where(Sketch.block < before)).all()
+        for block, days in page:
+            yield block, sum(counts.judged(one) for one in days.values())
+        if len(page) < PAGE:
+            return
+        before = page[-1][0]
 
 
 def _columns(row: Record) -> dict[str, sketch.Value]:
@@ -217,10 +290,10 @@ def _columns(row: Record) -> dict[str, sketch.Value]:
 
 
 def _sample(
-    session: Session, deployment: str, records: str, span: tuple[int, int], size: int, seed: int
+    session: Session, stream: _Stream, span: tuple[int, int], size: int, seed: int
 ) -> list[dict[str, sketch.Value]]:
     """Up to `size` rows, in order of sequence. A span far wider than the sample is probed, not read."""
-    mine = (Record.deployment == deployment, Record.kind == records, Record.state != "erased")
+    mine = stream.rows
     draw = random.Random(seed)
     numbers = range(span[0] + 1, span[1] + 1)
     if len(numbers) <= 8 * size:
@@ -240,30 +313,3 @@ def _sample(
         query = select(Record).where(Record.seq.in_(chosen[start : start + CHUNK])).order_by(Record.seq)
         rows += [_columns(row) for row in session.scalars(query)]
     return rows
-
-
-def _block_sizes(session: Session, deployment: str, records: str, before: int) -> list[tuple[int, int]]:
-    """The newest blocks below `before` with how many records of that kind they hold, newest first, a page."""
-    size = func.max(Sketch.counts["n"].as_integer())
-    query = (
-        select(Sketch.block, size)
-        .where(Sketch.deployment == deployment, Sketch.kind == records, Sketch.block < before)
-        .group_by(Sketch.block)
-        .order_by(Sketch.block.desc())
-        .limit(PAGE)
-    )
-    return [(block, int(n)) for block, n in session.execute(query)]
-
-
-def _nth_newest(session: Session, deployment: str, records: str, block: int, n: int) -> int:
-    """The number before the `n`th newest record of that kind in the block."""
-    query = (
-        select(Record.seq)
-        .where(Record.deployment == deployment, Record.kind == records)
-        .where(Record.seq >= block * sketch.BLOCK, Record.seq < (block + 1) * sketch.BLOCK)
-        .order_by(Record.seq.desc())
-        .offset(n - 1)
-        .limit(1)
-    )
-    found = session.scalar(query)
-    return block * sketch.BLOCK - 1 if found is None else found - 1

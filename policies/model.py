@@ -134,7 +134,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class DriftColumn:
-    """One column's comparison. `statistic` names the number (psi, chi2_p, rate_difference, …) in `value`."""
+    """One column's comparison. `statistic` names the number (psi, chi2_p, rate_difference, …) in `value`.
+
+    `since`: the sequence number with which the drift begins, 0 where none does.
+    """
 
     column: str
     statistic: str
@@ -144,6 +147,7 @@ class DriftColumn:
     reference_n: int
     current_n: int
     note: str = ""
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

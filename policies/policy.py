@@ -41,18 +41,29 @@ class Triggers:
 class Drift:
     """What is compared. `cheap` runs on every look, `evidence` in a job when it trips and nightly.
 
-    `minimum`: rows on each side below which nothing is judged. `current`: records in the current window (at most).
-    `every_seconds`: between two cheap looks. `evidence_schedule`: a cron line in UTC.
-    `options`: a table for each detector, by its name.
+    `minimum`: rows on each side below which nothing is judged. `current`: records in the current window (at most), cut
+    into `blocks` consecutive blocks, of which `agree` must show the drift. `false_alarms`: how many a month of 30 days are
+    accepted while nothing changes; every look spends its share of it. `reference_days`: how far back the reference
+    reaches, so that it knows whole weeks, but never beyond the drift that its version has answered. `every_seconds`:
+    between two cheap looks. `evidence_schedule`: a cron line in UTC. `options`: a table for each detector, by its name.
     """
 
     cheap: str = "psi"
     evidence: str = "columns"
     minimum: int = 200
     current: int = 2000
+    blocks: int = 4
+    agree: int = 3
+    false_alarms: float = 0.1
+    reference_days: float = 28.0
     every_seconds: float = 60.0
     evidence_schedule: str = "0 2 * * *"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def block(self) -> int:
+        """Records of a block."""
+        return max(1, self.current // self.blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,21 @@ The window of an update is (past.window_end, head]. A promotion moves `window_en
 it, so the same window (and what came since) may buy `tries` candidates, and the last of them moves it too.
 
 Owns: volume, drift, schedule, new teacher; cooldown, tries, budget, back-off. Refuses to know which method follows.
-Called by `policies.decide` and `policies.commands`; `after_cycle` by `daemon.act` when a cycle ends.
+Called by `policies.decide` and `policies.commands`; `after_cycle` by `daemon.act` when a cycle ends;
+`false_alarm_chance` by `daemon.looking`.
 """
 
 from dataclasses import dataclass
 
 from policies import gates
 from policies.model import DriftReport, Snapshot
-from policies.policy import Policy
+from policies.policy import Drift, Policy
 from policies.words import count, duration
 
 HOUR = 3600.0
 LONGEST_BACKOFF_HOURS = 168.0
+MONTH = 30 * 24 * HOUR
+MOST_CHANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,30 @@ def fired(snapshot: Snapshot, policy: Policy) -> Trigger | None:
     return None
 
 
-def confirmed(snapshot: Snapshot, policy: Policy) -> DriftReport | None:
-    """The drift that is judged and not answered yet: by the evidence detector where the policy names one.
+def false_alarm_chance(drift: Drift, seconds: float) -> float:
+    """The chance of a false alarm that a look may spend, `seconds` after the last one: its share of the month's.
 
-    Answered: its window ends before the last candidate's, or it was compared with a champion that is gone.
+    So the shares of all looks of a month add up to what the policy accepts, however many there are, and the expected
+    false alarms with them: a sum needs no independence of looks that overlap. No look spends more than 5 percent.
     """
-    report = snapshot.evidence_drift if policy.drift.evidence else snapshot.drift
+    return min(MOST_CHANCE, drift.false_alarms * seconds / MONTH)
+
+
+def confirmed(snapshot: Snapshot, policy: Policy) -> DriftReport | None:
+    """The drift that alarmed and isn't answered yet, where the policy names an evidence detector its report.
+
+    The cheap detector's alarm is needed in any case: it alone holds the policy's rate of false alarms. Answered: its window
+    ends before the last candidate's, or it was compared with a champion that is gone.
+    """
+    alarm, report = _open(snapshot, snapshot.drift), _open(snapshot, snapshot.evidence_drift)
+    return (report if alarm else None) if policy.drift.evidence else alarm
+
+
+def _open(snapshot: Snapshot, report: DriftReport | None) -> DriftReport | None:
     if report is None or not (report.judged and report.drifted):
         return None
     past = snapshot.past
-    answered = report.current[1] <= past.window_end or (report.at < past.last_promoted)
-    return None if answered else report
+    return None if report.current[1] <= past.window_end or report.at < past.last_promoted else report
 
 
 def newer_teacher(snapshot: Snapshot, policy: Policy) -> str:
@@ -143,6 +159,8 @@ def _drift_words(snapshot: Snapshot, policy: Policy) -> str:
     newest = snapshot.past.window_end
     if cheap is not None and cheap.drifted and policy.drift.evidence and cheap.current[1] > newest:
         return f"drift suspected by {cheap.detector}, not confirmed by {policy.drift.evidence}"
+    if cheap is not None and _open(snapshot, evidence) and not cheap.drifted:
+        return f"drift seen by {policy.drift.evidence}, not by {cheap.detector}, which holds the rate of false alarms"
     drifted = [r for r in (cheap, evidence) if r is not None and r.judged and r.drifted]
     return "drift answered already" if drifted else "no drift"
 

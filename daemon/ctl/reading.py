@@ -3,12 +3,16 @@
 Owns: the columns of these tables. Refuses to query. Called by `daemon.ctl`.
 """
 
+from typing import Any
+
 import typer
 
 from daemon.clock import SystemClock
 from daemon.ctl import client, render
 from daemon.ctl.shared import Json, Limit, Only
 from policies import words
+
+PROMPT = 100  # letters of a prompt that are shown in a line
 
 
 def cycles(context: typer.Context, deployment: Only = "", limit: Limit = 20, json: Json = False) -> None:
@@ -67,9 +71,9 @@ def versions(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
 
 
 def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> None:
-    """The last drift reports, column by column.
+    """The last drift reports: which columns, since when, and a few records of the new kind.
 
-    Evidently's own report is a file, which is named.
+    Prompts are shown as they are stored, redacted. Evidently's own report is a file, which is named.
 
     Example: learnctl drift --json
     """
@@ -82,7 +86,7 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
             f"{report['deployment']} by {report['detector']}, {render.when(report['at'], now)}: {report['reason']}"
         )
         render.table(
-            ("  column", "statistic", "value", "threshold", "drifted", "reference", "current", "note"),
+            ("  column", "statistic", "value", "threshold", "drifted", "since", "reference", "current", "note"),
             [
                 (
                     f"  {column['column']}",
@@ -90,6 +94,7 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
                     render.number(column["value"]),
                     render.number(column["threshold"]),
                     "drifted" if column["drifted"] else "",
+                    render.when(column["since_at"], now) if column.get("since_at") else "",
                     words.count(column["reference_n"]),
                     words.count(column["current_n"]),
                     column.get("note", ""),
@@ -98,6 +103,8 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
             ],
             empty="  no column was compared",
         )
+        for record in report.get("typical", []):
+            render.say(f"  {_typical(record, now)}")
         if report["report"]:
             render.say(f"  report: {report['report']}")
     if not reports:
@@ -158,6 +165,16 @@ def commands(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
         ],
         empty="nobody asked for anything yet",
     )
+
+
+def _typical(record: dict[str, Any], now: float) -> str:
+    """A record of the new kind in one line, with what of it is new."""
+    prompt = " ".join(record["prompt"].split())
+    short = prompt if len(prompt) <= PROMPT else f"{prompt[: PROMPT - 1]}…"
+    what = ", ".join(f"{name} {render.number(value)}" for name, value in record["columns"].items())
+    kind = "typical now" if record["kind"] == "inputs" else "rated badly"
+    told = f"{kind}: {record['id']}, {render.when(record['ingested'], now)}: {short!r}"
+    return f"{told} ({what})" if what else told
 
 
 def _verdicts(found: dict[str, str]) -> str:

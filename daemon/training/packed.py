@@ -40,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all objectives are made of; `ask` returns the reference's nats of every answer, `thin` what is shown of a prompt."""
+    """What all objectives are made of: `ask` returns the reference's nats of every answer, `thin` what a prompt shows."""
 
     plan: Plan
     read: Reader

@@ -3,25 +3,32 @@
 Owns: the statistics and when a column has drifted. Refuses to read rows: windows' sketches are enough. Called by
 `daemon.looking` on every look.
 
-A column has drifted when the difference is both proven and large. Proven: its p-value holds after Holm's correction over
-all columns of the report, so that many columns don't alarm by chance. Large: the effect is above a threshold, so that a
-million rows don't alarm over nothing. PSI between two samples of one distribution isn't 0: it is about
-(1/n + 1/m) χ² with (bins - 1) degrees of freedom, so its mean is (bins - 1)(1/n + 1/m) (Yurdakul & Naranjo 2020,
-"Statistical properties of the population stability index", J. of Risk Model Validation 14); that mean is taken off the
-value, and that distribution gives its p-value.
+A column has drifted when the difference is proven, large and lasting. Proven: the p-value of the whole window holds after
+Holm's correction over all columns of the report, so that many columns don't alarm by chance. Large and lasting: in enough
+of the window's blocks the effect is above a threshold, so that neither a million rows alarm over nothing nor one odd hour
+over everything. The proof alone holds the error rate; the blocks can only lower it.
+
+The reference is compared as it would look on the window's weekdays (`feedback.counts.like`). PSI between two samples of one
+distribution isn't 0: it is about (1/n + 1/m) χ² with (bins - 1) degrees of freedom, so its mean is (bins - 1)(1/n + 1/m)
+(Yurdakul & Naranjo 2020, "Statistical properties of the population stability index", J. of Risk Model Validation 14); that
+mean is taken off the value, and that distribution gives its p-value: the reference's own sampling noise is in both.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scipy.stats import chi2, chi2_contingency, norm
 
-from feedback.windows import ColumnSketch, Window
+from feedback.counts import ColumnSketch, like
+from feedback.sketch import OTHER
+from feedback.windows import Window
 from policies.model import DriftColumn, DriftReport
 from policies.stats import holm, wilson
 
 NAME = "psi"
+NOTHING = ColumnSketch(0, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +37,11 @@ class Options:
 
     `association`: the same for a category, Cramér's V in [0, 1] (0.2: about a twelfth of it is something new). `mean`:
     shift of the mean in standard deviations, for a number that mostly falls into one fixed bin. `rating`: loss of the
-    rate of good ratings, points of 1. `error_rate`: chance of any alarm in one report while nothing changed. `minimum`:
-    values on each side below which the statistics don't hold; a policy's own minimum comes on top. `bins`: of a number,
-    cut at quantiles of the reference. `ignore`: columns that are shown, not judged: the length of answers follows the
-    version that answers, so a promotion alone would move it.
+    rate of good ratings, points of 1. `error_rate`: chance of any alarm in one report while nothing changed; a look gets
+    it from the policy's `false_alarms`. `agree`: blocks of the window that must show the effect; a look gets the policy's.
+    `minimum`: values on each side below which the statistics don't hold; a policy's own minimum comes on top. `bins`: of
+    a number, cut at quantiles of the reference. `ignore`: columns that are shown, not judged: the length of answers
+    follows the version that answers, so a promotion alone would move it.
     """
 
     psi: float = 0.2
@@ -41,6 +49,7 @@ class Options:
     mean: float = 0.5
     rating: float = 0.05
     error_rate: float = 0.01
+    agree: int = 3
     minimum: int = 50
     bins: int = 10
     ignore: tuple[str, ...] = ("response_length",)
@@ -59,40 +68,60 @@ class _Test:
 def measure(reference: Window, current: Window, options: Options) -> DriftReport:
     """Compare two windows of one kind, column by column; nothing is judged below `options.minimum` values.
 
-    `value` of a column: PSI without its bias (psi), the p-value (chi2_p), standard deviations (mean_shift), or points of
-    1 (rate_difference).
+    A window without blocks is its own only one. `value` of a column: PSI without its bias (psi), the p-value (chi2_p),
+    standard deviations (mean_shift), or points of 1 (rate_difference).
     """
-    tests = _tests(reference, current, options)
+    blocks = current.blocks or (current,)
+    need = options.agree if current.blocks else 1
+    tests = _tests(reference, current, options) if len(blocks) >= need else []
     judged = [test for test in tests if test.judged]
     proven = holm([test.p for test in judged], options.error_rate)
-    alarms = {test.column.column for test, is_proven in zip(judged, proven, strict=True) if is_proven and test.large}
-    columns = tuple(replace(test.column, drifted=test.column.column in alarms) for test in tests)
+    candidates = [test.column for test, is_proven in zip(judged, proven, strict=True) if is_proven]
+    alarms = _lasting(candidates, reference, blocks, need, options)
+    columns = tuple(alarms.get(test.column.column, test.column) for test in tests)
     drifted = [column for column in columns if column.drifted]
+    reason = _reason(reference, current, drifted, bool(judged), options)
+    if len(blocks) < need:
+        reason = f"too few {current.kind} to compare: {len(current.blocks)} of {need} blocks are there"
     return DriftReport(
         detector=NAME,
         judged=bool(judged),
         drifted=bool(drifted),
         kind=current.kind if drifted else "",
-        reason=_reason(reference, current, drifted, bool(judged), options),
+        reason=reason,
         columns=columns,
         reference=(reference.first, reference.last),
         current=(current.first, current.last),
     )
 
 
-def _tests(reference: Window, current: Window, options: Options) -> list[_Test]:
-    found = []
-    nothing = ColumnSketch(0, {})
-    for name in sorted({*reference.columns, *current.columns}):
-        old, new = reference.columns.get(name, nothing), current.columns.get(name, nothing)
-        if current.kind == "outcomes":
-            test = _rating(name, old, new, options)
-        elif old.n and new.n and old.numeric != new.numeric:
-            test = _incomparable(name, old, new, "numbers on one side, words on the other")
-        else:
-            test = (_number if old.numeric else _category)(name, old, new, options)
-        found.append(_unless_few(test, reference, current, options))
+def _lasting(
+    columns: Sequence[DriftColumn], reference: Window, blocks: Sequence[Window], need: int, options: Options
+) -> dict[str, DriftColumn]:
+    """Of the columns whose difference is proven those with a large effect in enough blocks, since the first of these."""
+    found = {}
+    for column in columns:
+        large = [block for block in blocks if _test(column.column, reference, block, options).large]
+        if len(large) >= need:
+            lasting = f"; large in {len(large)} of {len(blocks)} blocks" if len(blocks) > 1 else ""
+            found[column.column] = replace(column, drifted=True, note=column.note + lasting, since=large[0].first + 1)
     return found
+
+
+def _tests(reference: Window, current: Window, options: Options) -> list[_Test]:
+    names = sorted({*reference.columns, *current.columns})
+    return [_unless_few(_test(name, reference, current, options), reference, current, options) for name in names]
+
+
+def _test(name: str, reference: Window, current: Window, options: Options) -> _Test:
+    old, new = reference.columns.get(name, NOTHING), current.columns.get(name, NOTHING)
+    if old.n and new.n:
+        old = like(reference.days(name), current.days(name), options.minimum)
+    if current.kind == "outcomes":
+        return _rating(name, old, new, options)
+    if old.n and new.n and old.numeric != new.numeric:
+        return _incomparable(name, old, new, "numbers on one side, words on the other")
+    return (_number if old.numeric else _category)(name, old, new, options)
 
 
 def _unless_few(test: _Test, reference: Window, current: Window, options: Options) -> _Test:
@@ -119,34 +148,34 @@ def _number(name: str, old: ColumnSketch, new: ColumnSketch, options: Options) -
     noise = 1 / n + 1 / m
     unbiased = value - free * noise
     p = float(chi2.sf(value / noise, free))
-    column = DriftColumn(name, "psi", max(unbiased, 0.0), options.psi, False, old.n, new.n, f"p {p:.2g}")
+    column = DriftColumn(name, "psi", max(unbiased, 0.0), options.psi, False, round(old.n), round(new.n), f"p {p:.2g}")
     return _Test(column, p, unbiased > options.psi)
 
 
-def _psi(expected: Sequence[int], observed: Sequence[int]) -> float:
+def _psi(expected: Sequence[float], observed: Sequence[float]) -> float:
     """Σ (q - p) ln(q / p), half a count added to every bin, so that an empty one stays finite (Jeffreys' prior)."""
     n, m = sum(expected) + len(expected) / 2, sum(observed) + len(observed) / 2
     shares = [((e + 0.5) / n, (o + 0.5) / m) for e, o in zip(expected, observed, strict=True)]
     return sum((q - p) * math.log(q / p) for p, q in shares)
 
 
-def _cuts(bins: Mapping[str, int], wanted: int) -> list[int]:
+def _cuts(bins: Mapping[str, float], wanted: int) -> list[int]:
     """Last fixed bin of every merged bin but the top one, about as much of the reference in each."""
     numbers = sorted((int(name), count) for name, count in bins.items() if not name.startswith("="))
-    total, held, level, cuts = sum(count for _, count in numbers), 0, 0, list[int]()
+    total, held, level, cuts = sum(count for _, count in numbers), 0.0, 0, list[int]()
     for index, count in numbers[:-1]:
         held += count
-        if held * wanted // total > level:  # one more quantile is passed (or several, by a full bin)
-            level = held * wanted // total
+        if int(held * wanted / total + 1e-9) > level:  # one more quantile is passed (or several, by a full bin)
+            level = int(held * wanted / total + 1e-9)
             cuts.append(index)
     return cuts
 
 
-def _binned(bins: Mapping[str, int], cuts: Sequence[int]) -> list[int]:
-    counts = [0] * (len(cuts) + 1)
+def _binned(bins: Mapping[str, float], cuts: Sequence[int]) -> list[float]:
+    counts = [0.0] * (len(cuts) + 1)
     for name, count in bins.items():
         if not name.startswith("="):
-            counts[sum(int(name) > cut for cut in cuts)] += count
+            counts[bisect_left(cuts, int(name))] += count
     return counts
 
 
@@ -157,11 +186,13 @@ def _mean(name: str, old: ColumnSketch, new: ColumnSketch, options: Options) -> 
     means = old.sum / old.n, new.sum / new.n
     variances = [max(c.squares / c.n - (c.sum / c.n) ** 2, 0.0) for c in (old, new)]
     error = math.sqrt(variances[0] / old.n + variances[1] / new.n)
-    shift = abs(means[1] - means[0])
+    shift = 0.0 if math.isclose(*means, rel_tol=1e-9) else abs(means[1] - means[0])  # weighted sums are rounded
     # A constant has no deviation to count in: its own size stands in (a hundredth of it is one).
     unit = math.sqrt(max(variances)) or abs(means[0]) / 100 or 1.0
     p = float(2 * norm.sf(shift / error)) if error else float(shift == 0)
-    column = DriftColumn(name, "mean_shift", shift / unit, options.mean, False, old.n, new.n, f"p {p:.2g}")
+    column = DriftColumn(
+        name, "mean_shift", shift / unit, options.mean, False, round(old.n), round(new.n), f"p {p:.2g}"
+    )
     return _Test(column, p, shift / unit > options.mean)
 
 
@@ -170,18 +201,20 @@ def _category(name: str, old: ColumnSketch, new: ColumnSketch, options: Options)
     n, m = old.n, new.n
     if not n or not m:
         return _incomparable(name, old, new, "no values on one side")
-    table: list[tuple[int, int]] = []
-    rare = [0, 0]
+    table: list[tuple[float, float]] = []
+    rare = [0.0, 0.0]
     for category in sorted({*old.bins, *new.bins}):
         pair = (old.bins.get(category, 0), new.bins.get(category, 0))
-        if sum(pair) * min(n, m) / (n + m) >= 5:
+        if sum(pair) * min(n, m) / (n + m) >= 5 and category != OTHER:
             table.append(pair)
         else:
             rare = [rare[0] + pair[0], rare[1] + pair[1]]
     if sum(rare):
         table.append((rare[0], rare[1]))
     if len(table) < 2:
-        column = DriftColumn(name, "chi2_p", 1.0, options.error_rate, False, n, m, "one category on both sides")
+        column = DriftColumn(
+            name, "chi2_p", 1.0, options.error_rate, False, round(n), round(m), "one category on both sides"
+        )
         return _Test(column, 1.0, False)
     test = chi2_contingency([[a for a, _ in table], [b for _, b in table]], correction=False)
     # Cramér's V as if both windows were of one size, so that it doesn't shrink with the smaller one. The χ² of no
@@ -191,7 +224,7 @@ def _category(name: str, old: ColumnSketch, new: ColumnSketch, options: Options)
     note = (
         f"V {effect:.2f} (limit {options.association:g}); {changed[0] / n:.0%} before, {changed[1] / m:.0%} now at most"
     )
-    column = DriftColumn(name, "chi2_p", float(test.pvalue), options.error_rate, False, n, m, note)
+    column = DriftColumn(name, "chi2_p", float(test.pvalue), options.error_rate, False, round(n), round(m), note)
     return _Test(column, float(test.pvalue), effect > options.association)
 
 
@@ -206,14 +239,14 @@ def _rating(name: str, old: ColumnSketch, new: ColumnSketch, options: Options) -
     high = now - before + math.hypot(limits[1][1] - now, before - limits[0][0])
     pooled = (old.good + new.good) / (n + m)
     error = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-    p = float(2 * norm.sf(abs(now - before) / error)) if error else 1.0
+    p = float(2 * norm.sf(abs(now - before) / error)) if error and high < 0 else 1.0
     note = f"{before:.0%} good before, {now:.0%} now; difference [{low:+.1%}, {high:+.1%}]"
-    column = DriftColumn(name, "rate_difference", now - before, -options.rating, False, n, m, note)
-    return _Test(column, p, now - before < -options.rating and high < 0)
+    column = DriftColumn(name, "rate_difference", now - before, -options.rating, False, round(n), round(m), note)
+    return _Test(column, p, now - before < -options.rating)
 
 
 def _incomparable(name: str, old: ColumnSketch, new: ColumnSketch, why: str) -> _Test:
-    column = DriftColumn(name, "none", 0.0, 0.0, False, old.n, new.n, f"not judged: {why}")
+    column = DriftColumn(name, "none", 0.0, 0.0, False, round(old.n), round(new.n), f"not judged: {why}")
     return _Test(column, 1.0, False, judged=False)
 
 

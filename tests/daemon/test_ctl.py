@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 from typer.testing import CliRunner, Result
 
-from daemon import api, ctl, peers
+from daemon import api, codec, ctl, peers
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
 from daemon.ctl import render
-from daemon.tables import CommandRow
-from feedback import db
+from daemon.tables import Baseline, CommandRow, DriftRow
+from feedback import db, sketch, windows
+from feedback.tables import Record
+from policies.model import DriftColumn, DriftReport
+from tests.feedback.support import sketched
 from tests.stories import CHAMPION, NOW, REFUSED, beat, begin, tell
 
 runner = CliRunner()
@@ -117,6 +121,52 @@ def test_a_list_is_a_table_for_people_and_json_for_scripts(
     text = ctl_of(story[0], command).stdout
     assert "my-bot" in text or command == "dead-letters"
     assert "\x1b" not in text, "no colour codes where nobody's terminal is"
+
+
+def test_drift_says_since_when_and_shows_records_of_the_new_kind(story: tuple[Settings, Engine]) -> None:
+    settings, engine = story
+    db.transact(engine, alarm)
+    report = next(one for one in told(settings, "drift") if one["reason"] == "shop drifted")
+    assert [(one["id"], one["prompt"], one["columns"]) for one in report["typical"]] == [
+        ("r7", "where is\nmy loan 7?", {"shop": "south"}), ("r6", "where is\nmy loan 6?", {"shop": "south"}),
+    ]  # fmt: skip
+    assert (report["columns"][0]["since"], report["columns"][0]["since_at"]) == (6, 1_780_000_006.0)
+    text = ctl_of(settings, "drift").stdout
+    since = render.when(1_780_000_006.0, SystemClock().now())
+    assert ["shop", "chi2_p", "0.001", "0.01", "drifted", *since.split(), "5", "2"] in map(str.split, text.splitlines())
+    assert "typical now: r7, " in text
+    assert "'where is my loan 7?' (shop south)" in text
+
+
+def alarm(session: Session) -> None:
+    """Records 1 to 5 from the shop north, 6 and 7 from the south, a baseline of the first and a look at the last."""
+    observed = []
+    for seq in range(1, 8):
+        row = Record(
+            seq=seq, deployment="my-bot", id=f"r{seq}", kind="feedback", time=0.0, ingested=1_780_000_000.0 + seq,
+            fold="train", content_hash="", commitment="", features={"shop": "north" if seq < 6 else "south"}, source="s",
+            body={"messages": [{"role": "user", "content": f"where is\nmy loan {seq}?"}]},
+        )  # fmt: skip
+        session.add(row)
+        columns = sketch.columns(row.features, "where is my loan?", None, None)
+        observed.append(sketch.Observation("my-bot", seq, "feedback", columns))
+    session.flush()
+    before = sketched([seen.columns for seen in observed[:5]])
+    sketch.add(session, observed)
+    session.add(
+        Baseline(
+            slot=1,
+            kind="inputs",
+            version=CHAMPION,
+            first=0,
+            last=5,
+            aggregates=windows.aggregates(before),
+            at=NOW - 300,
+        )
+    )
+    column = DriftColumn("shop", "chi2_p", 0.001, 0.01, True, 5, 2, since=6)
+    report = DriftReport("psi", True, True, "inputs", "shop drifted", (column,), (0, 5), (0, 7))
+    session.add(DriftRow(slot=1, detector="psi", drifted=True, report=codec.drift_to_json(report), at=NOW))
 
 
 def test_an_unknown_version_is_refused_with_the_newest_ones(story: tuple[Settings, Engine]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from feedback import sketch, windows
 from feedback.drift.columns import Options, measure, report
 from feedback.windows import Window
+from tests.feedback.support import sketched
 
 pytestmark = pytest.mark.slow  # importing Evidently
 OPTIONS = Options()
@@ -20,12 +20,7 @@ TOPICS = [f"t{number:02d}" for number in range(32)]
 
 
 def window(rows: list[dict[str, Any]], kind: str = "inputs") -> Window:
-    counts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        for name, value in row.items():
-            sketch.count(counts.setdefault(name, {"n": 0}), name, value)
-    frozen = {"schema": 1, "kind": kind, "records": "feedback", "first": 0, "last": 9, "n": len(rows)}
-    return replace(windows.thaw(frozen | {"columns": counts}), sample=rows)
+    return replace(sketched(rows, kind), sample=rows)
 
 
 def rows(draw: random.Random, n: int, **shift: Callable[[], Any]) -> list[dict[str, Any]]:

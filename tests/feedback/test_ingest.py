@@ -60,7 +60,7 @@ def test_a_record_is_stored_with_all_that_belongs_to_it(engine: Engine, feed: Fe
     row = records(engine)["r-1"]
     assert (row.seq, row.state, row.ingested, row.source, row.offset) == (1, "live", NOW, "feedback", 0)
     assert row.body["response"] == "In the app."
-    assert everything(engine)["sketches"] == 6
+    assert everything(engine)["sketches"] == 7  # six columns, and how many records there are
     assert db.read(engine, lambda session: store.counters(session, "bot"))["stored"] == 1
     assert [position.next for position in source.positions] == [1]
 
@@ -216,27 +216,24 @@ def test_erasures_are_taken_from_their_own_topic_only_where_one_is_named(engine:
     assert Ingest(engine, FakeSource([erase], source="erasures"), strict, lambda: NOW).step().erased == 1
 
 
-def test_sketches_are_kept_by_block_of_a_thousand(engine: Engine, feed: Feed) -> None:
-    feed(*(wire(id=f"r-{n}", features={"ms": 10.0 + n, "shop": f"t{n % 3}"}) for n in range(600)))
-    feed(*(wire(id=f"r-{n}", rating=-1, features={"ms": 10.0, "shop": "t9"}) for n in range(600, 1200)))
+def test_sketches_are_kept_by_block_of_a_hundred_and_weekday(engine: Engine, feed: Feed) -> None:
+    feed(*(wire(id=f"r-{n}", features={"ms": 10.0 + n, "shop": f"t{n % 3}"}) for n in range(60)))
+    feed(*(wire(id=f"r-{n}", rating=-1, features={"ms": 10.0, "shop": "t9"}) for n in range(60, 120)))
     with engine.connect() as connection:
-        rows = connection.execute(select(Sketch.block, Sketch.column, Sketch.counts).where(Sketch.kind == "feedback"))
-        kept = {(block, column): counts for block, column, counts in rows}
-    assert {column for _, column in kept} == {
-        "ms",
-        "shop",
-        "prompt_length",
-        "response_length",
-        "language",
-        "topic",
-        "rating",
-    }
+        rows = connection.execute(select(Sketch.block, Sketch.kind, Sketch.column, Sketch.counts))
+        kept = {(block, kind, column): counts for block, kind, column, counts in rows}
+    assert {column for _, kind, column in kept if kind == "feedback"} == {
+        "", "ms", "shop", "prompt_length", "response_length", "language", "topic",
+    }  # fmt: skip
+    assert {day for counts in kept.values() for day in counts} == {"2"}  # a Wednesday
     topics: Tally[str] = Tally()
     for block in (0, 1):
-        topics += Tally({name: n for name, n in kept[block, "shop"].items() if name != "n"})
-    assert topics == {"=t0": 200, "=t1": 200, "=t2": 200, "=t9": 600}
-    assert sum(kept[block, "rating"]["n"] for block in (0, 1)) == 1200
-    assert sum(kept[block, "rating"].get("bad", 0) for block in (0, 1)) == 600
+        topics += Tally({name: n for name, n in kept[block, "feedback", "shop"]["2"].items() if name != "n"})
+    assert topics == {"=t0": 20, "=t1": 20, "=t2": 20, "=t9": 60}
+    assert [kept[block, "feedback", ""]["2"]["n"] for block in (0, 1)] == [99, 21]
+    ratings = [kept[block, "outcomes", ""]["2"] for block in (0, 1)]
+    assert (sum(day["n"] for day in ratings), sum(day["bad"] for day in ratings)) == (120, 60)
+    assert sum(day["-shop=t9"] for day in ratings) == 60
 
 
 def test_the_loop_pauses_while_the_database_is_away_and_loses_nothing(engine: Engine, source: FakeSource) -> None:

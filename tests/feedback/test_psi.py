@@ -7,23 +7,14 @@ from typing import Any
 
 import pytest
 
-from feedback import drift, sketch, windows
+from feedback import counts, drift, windows
 from feedback.drift.psi import Options, measure
-from feedback.windows import Window
 from policies.errors import Misconfigured
 from policies.model import DriftReport
+from tests.feedback.support import sketched
 
 OPTIONS = Options()
 CATEGORIES = ["de", "en", "fr", "it", "nl"]
-
-
-def window(rows: Sequence[dict[str, Any]], kind: str = "inputs") -> Window:
-    counts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        for name, value in row.items():
-            sketch.count(counts.setdefault(name, {"n": 0}), name, value)
-    frozen = {"schema": 1, "kind": kind, "records": "feedback", "first": 0, "last": 9, "n": len(rows)}
-    return windows.thaw(frozen | {"columns": counts})
 
 
 def rows(draw: random.Random, n: int, columns: int = 5, **shift: Callable[[], Any]) -> list[dict[str, Any]]:
@@ -43,7 +34,7 @@ def test_nothing_changed_hardly_ever_alarms_in_many_columns() -> None:
     alarms = 0
     for seed in range(30):
         draw = random.Random(seed)
-        reference, current = window(rows(draw, 400, 6)), window(rows(draw, 150, 6))
+        reference, current = sketched(rows(draw, 400, 6)), sketched(rows(draw, 150, 6))
         # No effect is too small to count here: the correction alone has to hold the error rate.
         alarms += measure(
             reference, current, replace(OPTIONS, psi=-9, association=-1, mean=-1, error_rate=0.05)
@@ -55,7 +46,7 @@ def test_psi_without_its_bias_is_about_nothing_when_nothing_changed() -> None:
     draw = random.Random(5)
     values = []
     for _ in range(40):
-        report = measure(window(rows(draw, 300, 3)), window(rows(draw, 300, 3)), OPTIONS)
+        report = measure(sketched(rows(draw, 300, 3)), sketched(rows(draw, 300, 3)), OPTIONS)
         values += [column.value for column in report.columns if column.statistic == "psi"]
     assert sum(values) / len(values) < 0.02  # with its bias: 9 · (1/300 + 1/300) = 0.06
 
@@ -73,8 +64,8 @@ def test_a_shift_is_found_and_named_and_only_that_one(
     name: str, value: Callable[[random.Random], Any], statistic: str
 ) -> None:
     draw = random.Random(3)
-    current = window(rows(draw, 500, **{name: lambda: value(draw)}))
-    report = measure(window(rows(draw, 2000)), current, OPTIONS)
+    current = sketched(rows(draw, 500, **{name: lambda: value(draw)}))
+    report = measure(sketched(rows(draw, 2000)), current, OPTIONS)
     assert (report.judged, report.drifted, report.kind) == (True, True, "inputs")
     assert [column.column for column in report.columns if column.drifted] == [name]
     assert of(report, name).statistic == statistic
@@ -83,31 +74,31 @@ def test_a_shift_is_found_and_named_and_only_that_one(
 
 def test_a_proven_but_tiny_difference_is_no_drift() -> None:
     draw = random.Random(4)
-    current = window(rows(draw, 10_000, 1, number0=lambda: draw.lognormvariate(0.12, 1)))
-    report = measure(window(rows(draw, 10_000, 1)), current, OPTIONS)
+    current = sketched(rows(draw, 10_000, 1, number0=lambda: draw.lognormvariate(0.12, 1)))
+    report = measure(sketched(rows(draw, 10_000, 1)), current, OPTIONS)
     assert float(of(report, "number0").note.removeprefix("p ")) < 1e-6
     assert not report.drifted
 
 
 def test_a_number_that_has_one_value_is_judged_by_its_mean() -> None:
     draw = random.Random(4)
-    reference = window([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)])
-    same = measure(reference, window([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)]), OPTIONS)
-    moved = measure(reference, window([{"confidence": draw.uniform(0.90, 0.94)} for _ in range(400)]), OPTIONS)
+    reference = sketched([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)])
+    same = measure(reference, sketched([{"confidence": draw.uniform(0.95, 0.99)} for _ in range(400)]), OPTIONS)
+    moved = measure(reference, sketched([{"confidence": draw.uniform(0.90, 0.94)} for _ in range(400)]), OPTIONS)
     assert of(same, "confidence").statistic == "mean_shift"
     assert (same.drifted, moved.drifted) == (False, True)
 
 
 @pytest.mark.parametrize(("was", "now", "drifted"), [(3, 3, False), (3, 4, True), (0, 0, False), (0, 1, True)])
 def test_a_constant_drifts_when_it_changes(was: int, now: int, drifted: bool) -> None:
-    constant = lambda value: window([{"x": value}] * 300)  # noqa: E731
+    constant = lambda value: sketched([{"x": value}] * 300)  # noqa: E731
     assert measure(constant(was), constant(now), OPTIONS).drifted is drifted
 
 
 def test_nothing_is_judged_below_the_minimum() -> None:
     draw = random.Random(1)
-    few = window([{"number0": 1e6, "word0": "new"}] * 49)
-    for one, other in ((window(rows(draw, 500)), few), (few, window(rows(draw, 500)))):
+    few = sketched([{"number0": 1e6, "word0": "new"}] * 49)
+    for one, other in ((sketched(rows(draw, 500)), few), (few, sketched(rows(draw, 500)))):
         report = measure(one, other, OPTIONS)
         assert (report.judged, report.drifted, report.kind) == (False, False, "")
         assert "too few" in report.reason
@@ -115,8 +106,8 @@ def test_nothing_is_judged_below_the_minimum() -> None:
 
 
 def test_an_empty_window_is_not_judged() -> None:
-    assert not measure(window([]), window([]), OPTIONS).judged
-    assert not measure(window([{"x": 1.0}] * 300), window([]), OPTIONS).judged
+    assert not measure(sketched([]), sketched([]), OPTIONS).judged
+    assert not measure(sketched([{"x": 1.0}] * 300), sketched([]), OPTIONS).judged
 
 
 @pytest.mark.parametrize(
@@ -128,14 +119,14 @@ def test_an_empty_window_is_not_judged() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_shown_and_not_judged(old: Any, new: Any, note: str) -> None:
-    report = measure(window([old] * 300), window([new] * 300), OPTIONS)
+    report = measure(sketched([old] * 300), sketched([new] * 300), OPTIONS)
     assert (report.judged, report.drifted) == (False, False)
     assert all(note in column.note for column in report.columns)
 
 
 def test_exposures_are_not_compared_with_feedback() -> None:
-    current = replace(window([{"x": 9.0}] * 300), records="exposure")
-    report = measure(window([{"x": 1.0}] * 300), current, OPTIONS)
+    current = replace(sketched([{"x": 9.0}] * 300), records="exposure")
+    report = measure(sketched([{"x": 1.0}] * 300), current, OPTIONS)
     assert not report.judged
     assert "made of feedback records, this window of exposure" in report.columns[0].note
 
@@ -149,8 +140,8 @@ def test_outcomes_drift_when_the_rate_of_good_ratings_provably_falls(
     before: tuple[int, int], now: tuple[int, int], drifted: bool
 ) -> None:
     good, bad, neutral = {"rating": 1.0}, {"rating": -1.0}, [{"rating": 0.0}] * 500
-    reference = window([good] * before[0] + [bad] * before[1] + neutral, "outcomes")
-    current = window([good] * now[0] + [bad] * now[1] + neutral, "outcomes")
+    reference = sketched([good] * before[0] + [bad] * before[1] + neutral, "outcomes")
+    current = sketched([good] * now[0] + [bad] * now[1] + neutral, "outcomes")
     report = measure(reference, current, OPTIONS)
     assert report.drifted is drifted
     assert report.kind == ("outcomes" if drifted else "")
@@ -160,9 +151,9 @@ def test_outcomes_drift_when_the_rate_of_good_ratings_provably_falls(
 def test_the_effect_of_a_category_does_not_shrink_with_a_small_window() -> None:
     draw = random.Random(9)
     changed = [{"word": draw.choices(["en", "new"], [70, 30])[0]} for _ in range(10_000)]
-    reference = window([{"word": draw.choices(["en", "fr"], [70, 30])[0]} for _ in range(10_000)])
+    reference = sketched([{"word": draw.choices(["en", "fr"], [70, 30])[0]} for _ in range(10_000)])
     for size in (100, 10_000):
-        assert measure(reference, window(changed[:size]), OPTIONS).drifted
+        assert measure(reference, sketched(changed[:size]), OPTIONS).drifted
 
 
 def test_a_detector_is_a_file_and_another_name_is_refused() -> None:
@@ -170,3 +161,82 @@ def test_a_detector_is_a_file_and_another_name_is_refused() -> None:
     assert drift.load("psi").measure is measure
     with pytest.raises(Misconfigured, match="no drift detector 'psy'"):
         drift.load("psy")
+
+
+def in_blocks(parts: Sequence[Sequence[dict[str, Any]]], kind: str = "inputs") -> Any:
+    blocks = tuple(replace(sketched(part, kind), first=10 + n, last=11 + n) for n, part in enumerate(parts))
+    return windows.joined(blocks, blocks)
+
+
+@pytest.mark.parametrize(
+    ("changed", "drifted"),
+    [((0, 0, 0, 0), False), ((1, 1, 0, 0), False), ((0, 1, 1, 1), True), ((1, 0, 1, 1), True), ((1, 1, 1, 1), True)],
+)
+def test_a_drift_must_show_in_enough_blocks_and_begins_with_the_first_of_them(
+    changed: tuple[int, ...], drifted: bool
+) -> None:
+    draw = random.Random(6)
+    odd = {"word0": lambda: draw.choice(["en", "new"])}
+    current = in_blocks([rows(draw, 300, **(odd if one else {})) for one in changed])
+    report = measure(sketched(rows(draw, 2000)), current, OPTIONS)
+    assert report.drifted is drifted
+    if drifted:
+        assert of(report, "word0").since == 11 + changed.index(1)
+        assert f"large in {sum(changed)} of 4 blocks" in of(report, "word0").note
+    assert all(column.since == 0 for column in report.columns if not column.drifted)
+
+
+def test_nothing_is_judged_before_enough_blocks_are_there() -> None:
+    draw = random.Random(6)
+    current = in_blocks([[{"word0": "new"}] * 300] * 2)
+    report = measure(sketched(rows(draw, 2000)), current, OPTIONS)
+    assert (report.judged, report.drifted, report.columns) == (False, False, ())
+    assert report.reason == "too few inputs to compare: 2 of 3 blocks are there"
+
+
+def days_of(draw: random.Random, days: str, n: int, **shift: Callable[[], Any]) -> Any:
+    """`n` rows a day; on weekends (days 5 and 6) other words are used, and answers take longer."""
+    told, labels = [], []
+    for day in days:
+        away = day in "56"
+        usual = {"word0": lambda: draw.choice(["nl", "it"])} if away else {}
+        for row in rows(draw, n, 1, **(usual | shift)):
+            told.append(row | {"number0": row["number0"] * (3 if away else 1)})
+            labels.append(day)
+    return sketched(told, days=labels)
+
+
+def test_a_weekend_is_compared_with_weekends() -> None:
+    draw = random.Random(8)
+    whole_week, workdays = days_of(draw, "0123456", 300), days_of(draw, "01234", 300)
+    weekend = days_of(draw, "56", 300)
+    assert not measure(whole_week, weekend, OPTIONS).drifted
+    assert measure(workdays, weekend, OPTIONS).drifted  # a weekday that the reference lacks: all of it must do
+    assert not measure(whole_week, days_of(draw, "456", 300), OPTIONS).drifted
+    other = days_of(draw, "56", 300, word0=lambda: draw.choice(["nl", "new"]))
+    assert [c.column for c in measure(whole_week, other, OPTIONS).columns if c.drifted] == ["word0"]
+
+
+def test_a_reference_seen_by_weekday_is_worth_as_many_values_as_its_noise_says() -> None:
+    days = {"0": {"n": 100, "=a": 100}, "1": {"n": 300, "=a": 150, "=b": 150}, "2": {"n": 10, "=b": 10}}
+    same = counts.like(days, {"0": {"n": 50}, "1": {"n": 150}}, 50)
+    assert {"n": same.n, **same.bins} == pytest.approx({"n": 400, "=a": 250, "=b": 150})
+    monday = counts.like(days, {"0": {"n": 7}}, 50)
+    assert {"n": monday.n, **monday.bins} == pytest.approx({"n": 100, "=a": 100})
+    half = counts.like(days, {"0": {"n": 5}, "1": {"n": 5}}, 50)
+    assert half.n == pytest.approx(1 / (0.25 / 100 + 0.25 / 300))
+    assert half.bins["=a"] / half.n == pytest.approx(0.75)
+    few = counts.like(days, {"2": {"n": 5}}, 50)
+    assert {"n": few.n, **few.bins} == pytest.approx({"n": 410, "=a": 250, "=b": 160})
+    unknown = counts.like({"": {"n": 40, "=a": 40}}, {"3": {"n": 5}}, 50)
+    assert {"n": unknown.n, **unknown.bins} == pytest.approx({"n": 40, "=a": 40})
+
+
+def test_the_rating_of_a_slice_drifts_by_its_name_and_what_nearly_all_belong_to_is_no_slice() -> None:
+    def rated(good: float) -> list[dict[str, Any]]:
+        north = [{"rating": 1.0, "shop": "north", "app": "web"}] * 1500
+        return north + [{"rating": 1.0 if n < good * 300 else -1.0, "shop": "south", "app": "web"} for n in range(300)]
+
+    report = measure(sketched(rated(0.95), "outcomes"), sketched(rated(0.8), "outcomes"), OPTIONS)
+    assert [column.column for column in report.columns] == ["rating", "rating[shop=north]", "rating[shop=south]"]
+    assert [column.column for column in report.columns if column.drifted] == ["rating[shop=south]"]

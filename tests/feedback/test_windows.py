@@ -1,8 +1,9 @@
-"""A window is the same however it is cut into blocks and edges, costs blocks and not rows, and freezes losslessly."""
+"""A window is what its blocks' rows are, reads none of them, and freezes losslessly."""
 
 import json
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from feedback.records import question
 from feedback.tables import Record
 from feedback.topics import topic
 from policies.errors import Corrupt, Refused
+from tests.feedback.support import sketched
 
 WORDS = ("invoice", "parcel", "password", "refund", "address", "voucher", "delivery", "receipt", "warranty")
 ROWS = 4321
@@ -43,7 +45,10 @@ def session(engine: Engine) -> Iterator[Session]:
 
 
 def fill(session: Session, draw: random.Random) -> None:
-    """Every fourth record of `bot` is feedback, every ninth of all belongs to `other`, which sends no exposures."""
+    """Every fourth record of `bot` is feedback, every ninth of all belongs to `other`, which sends no exposures.
+
+    From record 3000 on another version answers, and every record comes in on a Tuesday.
+    """
     seen = []
     for seq in range(1, ROWS + 1):
         deployment = "other" if seq % 9 == 0 else "bot"
@@ -51,18 +56,26 @@ def fill(session: Session, draw: random.Random) -> None:
         row = Record(
             seq=seq, deployment=deployment, id=str(seq), kind=kind, time=0.0, ingested=0.0, fold="train",
             rating=draw.choice([1.0, -1.0, 0.0]) if kind == "feedback" else None, content_hash="", commitment="",
+            model_version=version(seq), tenant="acme" if seq % 8 == 0 else "",
             features={"latency": draw.lognormvariate(0, 1), "device": draw.choice(["phone", "desk"])}, source="s",
             body={"messages": [{"role": "user", "content": f"my {draw.choice(WORDS)} number {seq}"}], "response": "so"},
         )  # fmt: skip
         session.add(row)
         text = question(row.body["messages"])
-        seen.append(sketch.Observation(deployment, seq, kind, sketch.columns(row.features, text, "so", row.rating)))
-    sketch.add(session, seen)
+        columns = sketch.columns(row.features, text, "so", row.rating)
+        seen.append(sketch.Observation(deployment, seq, kind, columns, "1", version(seq), row.tenant))
+    sketch.add(session, seen[:2025])
+    sketch.add(session, seen[2025:])
+
+
+def version(seq: int) -> str:
+    return "bot@new" if seq >= 3000 else "bot@old"
 
 
 def plain(window: windows.Window) -> dict[str, Any]:
     """What was counted, with the sums rounded: floats add up differently in another order."""
-    return {name: {key: round(value, 6) for key, value in counts.items()} for name, counts in window.counts.items()}
+    whole = {name: window.counts[name]["1"] for name in window.columns}
+    return {name: {key: round(value, 6) for key, value in counts.items()} for name, counts in whole.items()}
 
 
 @pytest.fixture(scope="module")
@@ -77,46 +90,94 @@ def row_by_row(rows: list[tuple[int, dict[str, Any]]], first: int, last: int) ->
     counts: dict[str, dict[str, Any]] = {}
     for seq, columns in rows:
         for name, value in columns.items() if first < seq <= last else ():
-            sketch.count(counts.setdefault(name, {"n": 0}), name, value)
+            sketch.count(counts.setdefault(name, {"n": 0}), value)
     return {name: {key: round(value, 6) for key, value in c.items()} for name, c in counts.items()}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.tuples(st.integers(0, ROWS + 900), st.integers(0, ROWS + 900)).map(sorted))
-def test_blocks_and_edges_together_count_what_the_rows_are(session: Session, rows: Any, span: list[int]) -> None:
-    first, last = span
-    window = windows.window(session, "bot", "inputs", first, last, sample=0)
+@given(st.tuples(st.integers(0, 43), st.integers(0, 43)).map(sorted))
+def test_a_window_of_whole_blocks_counts_what_its_rows_are(session: Session, rows: Any, span: list[int]) -> None:
+    first, last = (max(block * sketch.BLOCK - 1, 0) for block in span)
+    window = windows.window(session, "bot", "inputs", first, last)
     assert plain(window) == row_by_row(rows, first, last)
+    assert window.n == sum(first < seq <= last for seq, _ in rows)
 
 
-@pytest.mark.parametrize("span", [(0, 0), (0, 999), (0, 1000), (999, 1999), (1000, 2000), (999, 1000), (998, 999)])
-def test_the_corners_of_blocks_are_counted_once(session: Session, rows: Any, span: tuple[int, int]) -> None:
-    window = windows.window(session, "bot", "inputs", *span, sample=0)
-    assert plain(window) == row_by_row(rows, *span)
+@pytest.mark.parametrize(
+    ("span", "counted"),
+    [((0, 0), (0, 0)), ((0, 98), (0, 0)), ((0, 99), (0, 99)), ((0, 100), (0, 99)), ((50, 200), (99, 199)),
+     ((99, 199), (99, 199)), ((100, 199), (199, 199)), ((0, 4320), (0, 4299)), ((4250, ROWS), (4299, ROWS)),
+     ((0, ROWS + 999), (0, ROWS))],
+)  # fmt: skip
+def test_a_block_that_reaches_beyond_the_edge_is_left_out_and_the_newest_counts_as_far_as_it_goes(
+    session: Session, rows: Any, span: tuple[int, int], counted: tuple[int, int]
+) -> None:
+    assert plain(windows.window(session, "bot", "inputs", *span)) == row_by_row(rows, *counted)
 
 
-def test_a_wide_window_reads_only_the_rows_of_its_edges(engine: Engine) -> None:
+def test_no_row_is_read_for_a_window_or_its_blocks(engine: Engine) -> None:
     with Session(engine.execution_options(learnd_reads=True)) as session:
         loaded: list[Record] = []
         event.listen(session, "loaded_as_persistent", lambda _session, row: loaded.append(row))
-        windows.window(session, "bot", "inputs", 990, 4010, sample=0)
-    assert {row.seq for row in loaded if row.seq in range(1000, 4000)} == set()
-    assert 0 < len(loaded) < 30
+        assert windows.window(session, "bot", "inputs", 990, 4010).n
+        assert windows.current(session, "bot", "inputs", size=300, blocks=4, after=0).n
+        assert windows.latest(session, "bot", "inputs", 300)
+    assert loaded == []
 
 
-def test_inputs_are_exposures_or_feedback_where_none_are_sent_and_outcomes_are_ratings(session: Session) -> None:
-    assert windows.window(session, "bot", "inputs", 0, ROWS, sample=0).records == "exposure"
-    other = windows.window(session, "other", "inputs", 0, ROWS, sample=0)
+@pytest.mark.parametrize("size", [20, 100, 333])
+@pytest.mark.parametrize("after", [0, 1, 3777])
+def test_a_current_window_is_consecutive_blocks_of_one_size_after_the_reference(
+    session: Session, rows: Any, size: int, after: int
+) -> None:
+    window = windows.current(session, "bot", "inputs", size=size, blocks=4, after=after)
+    possible = sum(seq > after for seq, _ in rows) // size
+    assert min(4, possible) - 1 <= len(window.blocks) <= 4
+    assert all(size <= block.n < size + sketch.BLOCK for block in window.blocks)
+    assert all(one.last == other.first for one, other in pairwise(window.blocks))
+    assert (window.first, window.last) == (window.blocks[0].first, ROWS)
+    assert window.first >= after
+    for part in (*window.blocks, window):
+        assert plain(part) == row_by_row(rows, part.first, part.last)
+
+
+def test_a_current_window_without_a_whole_block_is_empty(session: Session) -> None:
+    window = windows.current(session, "bot", "inputs", size=500, blocks=4, after=ROWS - 200)
+    assert (window.first, window.last, window.n, window.blocks) == (ROWS, ROWS, 0, ())
+
+
+def test_a_long_window_can_be_thinned_out(session: Session, rows: Any) -> None:
+    every, some = (windows.window(session, "bot", "inputs", 0, ROWS, most=most) for most in (0, 10))
+    assert 0.15 < some.n / every.n < 0.3  # 9 of 44 blocks
+    assert set(some.columns) == set(every.columns)
+
+
+def test_inputs_are_exposures_or_feedback_where_none_are_sent(session: Session) -> None:
+    assert windows.window(session, "bot", "inputs", 0, ROWS).records == "exposure"
+    other = windows.window(session, "other", "inputs", 0, ROWS)
     assert (other.records, other.n) == ("feedback", ROWS // 9)
     assert "rating" not in other.columns
-    outcomes = windows.window(session, "bot", "outcomes", 0, ROWS, sample=0)
-    rating = outcomes.columns["rating"]
-    assert set(outcomes.columns) == {"rating"}
-    assert rating.good + rating.neutral + rating.bad == rating.n == outcomes.n
+
+
+def test_outcomes_are_the_ratings_of_one_version_and_of_its_slices(session: Session) -> None:
+    rated = session.query(Record).filter(Record.deployment == "bot", Record.kind == "feedback").all()
+    for name in ("bot@old", "bot@new"):
+        mine = [row for row in rated if row.model_version == name]
+        window = windows.window(session, "bot", "outcomes", 0, ROWS, version=name)
+        rating, tenant = window.columns["rating"], window.columns["rating[tenant=acme]"]
+        assert (rating.good, rating.neutral, rating.bad) == tuple(
+            sum(row.rating == value for row in mine) for value in (1.0, 0.0, -1.0)
+        )
+        assert (tenant.good, tenant.bad) == tuple(
+            sum(row.rating == value and row.tenant == "acme" for row in mine) for value in (1.0, -1.0)
+        )
+        assert {"rating[device=phone]", "rating[device=desk]"} < set(window.columns)
+        assert "rating[tenant=]" not in window.columns
+    assert windows.window(session, "bot", "outcomes", 0, ROWS, version="bot@gone").n == 0
 
 
 def test_numbers_and_categories_are_told_apart(session: Session) -> None:
-    columns = windows.window(session, "bot", "inputs", 0, ROWS, sample=0).columns
+    columns = windows.window(session, "bot", "inputs", 0, ROWS).columns
     assert {name for name, column in columns.items() if column.numeric} == {
         "latency",
         "prompt_length",
@@ -126,12 +187,11 @@ def test_numbers_and_categories_are_told_apart(session: Session) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 7, 500, 1999])
-@pytest.mark.parametrize("kind", ["inputs", "outcomes"])
-def test_the_latest_window_holds_exactly_as_many_as_were_asked_for(session: Session, kind: str, n: int) -> None:
-    first, last = windows.latest(session, "bot", kind, n)
+def test_the_latest_window_holds_at_least_as_many_as_were_asked_for(session: Session, n: int) -> None:
+    first, last = windows.latest(session, "bot", "inputs", n)
     assert last == ROWS
-    held = windows.window(session, "bot", kind, first, last, sample=0).n
-    assert held == min(n, windows.window(session, "bot", kind, 0, ROWS, sample=0).n)
+    assert n <= windows.window(session, "bot", "inputs", first, last).n < n + sketch.BLOCK
+    assert windows.latest(session, "bot", "outcomes", n, version="bot@new")[0] >= 2899
 
 
 def test_the_latest_window_of_a_deployment_without_records_is_empty(session: Session) -> None:
@@ -146,7 +206,7 @@ def test_a_sample_is_drawn_by_its_seed_and_never_larger_than_asked(session: Sess
     assert windows.window(session, "bot", "inputs", 0, ROWS, sample=100, seed=1).sample == first
     assert windows.window(session, "bot", "inputs", 0, ROWS, sample=100, seed=2).sample != first
     assert set(first[0]) == {"latency", "device", "prompt_length", "response_length", "language", "topic"}
-    everything = windows.window(session, "bot", "inputs", 0, ROWS)
+    everything = windows.window(session, "bot", "inputs", 0, ROWS, sample=10**6)
     assert len(everything.sample) == everything.n
 
 
@@ -166,9 +226,26 @@ def test_freezing_and_thawing_loses_nothing_but_the_sample(session: Session) -> 
         "exposure",
     )
     assert windows.aggregates(thawed) == windows.aggregates(window)
+    outcomes = windows.window(session, "bot", "outcomes", 500, 3500, version="bot@old")
+    assert windows.thaw(json.loads(json.dumps(windows.aggregates(outcomes)))).columns == outcomes.columns
 
 
-@pytest.mark.parametrize("frozen", [{}, {"schema": 2}, {"schema": 1, "first": 0, "last": 1}])
+def test_a_window_frozen_before_weekdays_were_kept_still_thaws() -> None:
+    flat = {"x": {"n": 3, "=a": 2, "=b": 1}}
+    frozen = {"schema": 1, "kind": "inputs", "records": "feedback", "first": 0, "last": 9, "n": 3, "columns": flat}
+    thawed = windows.thaw(frozen)
+    assert (thawed.n, thawed.columns["x"].bins, thawed.days("x")) == (3, {"=a": 2, "=b": 1}, {"": flat["x"]})
+
+
+def test_the_rarest_words_of_a_frozen_window_are_taken_together() -> None:
+    parts = [
+        sketched([{"order": "often"}, *({"order": f"o{hundred}-{n}"} for n in range(99))]) for hundred in range(20)
+    ]
+    kept = windows.thaw(windows.aggregates(windows.joined(parts))).columns["order"]
+    assert (kept.n, len(kept.bins), kept.bins["=often"], kept.bins[sketch.OTHER]) == (2000, 1001, 20, 981)
+
+
+@pytest.mark.parametrize("frozen", [{}, {"schema": 3}, {"schema": 1, "first": 0, "last": 1}])
 def test_an_edited_baseline_is_corrupt(frozen: dict[str, Any]) -> None:
     with pytest.raises(Corrupt):
         windows.thaw(frozen)

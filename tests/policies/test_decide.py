@@ -34,7 +34,8 @@ from policies.model import (
     Snapshot,
     TeacherView,
 )
-from policies.policy import Method, Policy, Rollout, Triggers
+from policies.policy import Drift, Method, Policy, Rollout, Triggers
+from policies.triggers import false_alarm_chance
 from tests.policies.worlds import (
     CANDIDATE,
     CHAMPION,
@@ -116,13 +117,29 @@ class TestIdle:
         assert "LoRA update: 1 of 6 adapter updates stacked" in training.reason
 
     def test_confirmed_drift_asks_for_an_update(self) -> None:
-        training = act(slot(evidence_drift=drift()))
+        training = act(slot(drift=drift(detector="psi"), evidence_drift=drift()))
         assert (training.trigger, training.reason.split(";")[0]) == ("drift", "drift of inputs: psi of topic is 0.4")
 
     def test_suspected_drift_waits_for_the_evidence_detector(self) -> None:
         waiting = act(slot(drift=drift(detector="psi")))
         assert isinstance(waiting, Wait)
         assert "drift suspected by psi, not confirmed by columns" in waiting.reason
+
+    @pytest.mark.parametrize("psi", [None, drift(detector="psi", drifted=False), drift(detector="psi", judged=False)])
+    def test_evidence_without_an_alarm_asks_for_nothing(self, psi: Any) -> None:
+        waiting = act(slot(drift=psi, evidence_drift=drift()))
+        assert isinstance(waiting, Wait)
+        if psi is not None and psi.judged:
+            assert "drift seen by columns, not by psi, which holds the rate of false alarms" in waiting.reason
+
+    @pytest.mark.parametrize(
+        ("false_alarms", "seconds", "chance"),
+        [(0.1, 60.0, 0.1 / 43_200), (0.1, 7 * 24 * HOUR, 0.7 / 30), (3.0, 15 * 24 * HOUR, 0.05)],
+    )
+    def test_the_looks_of_a_month_share_the_false_alarms_that_the_policy_accepts(
+        self, false_alarms: float, seconds: float, chance: float
+    ) -> None:
+        assert false_alarm_chance(Drift(false_alarms=false_alarms), seconds) == pytest.approx(chance)
 
     def test_the_cheap_detector_is_enough_where_the_policy_names_no_other(self) -> None:
         assert isinstance(act(slot(drift=drift()), replace(POLICY, drift=replace(POLICY.drift, evidence=""))), Train)
@@ -138,7 +155,8 @@ class TestIdle:
     )
     def test_a_drift_that_was_answered_or_not_judged_asks_for_nothing(self, report: Any) -> None:
         past = Past(window_end=500, last_promoted=NOW - HOUR)
-        assert isinstance(act(slot(evidence_drift=report, past=past)), Wait)
+        assert isinstance(act(slot(drift=drift(detector="psi"), evidence_drift=report, past=past)), Wait)
+        assert isinstance(act(slot(drift=report, evidence_drift=drift(), past=past)), Wait)
 
     def test_a_new_teacher_asks_for_a_re_distillation_which_begins_with_the_teacher(self) -> None:
         with_teacher = replace(POLICY, method=Method(teacher="teachers/2"))
@@ -147,7 +165,9 @@ class TestIdle:
 
     def test_a_new_teacher_is_learned_from_also_where_drift_asked_first(self) -> None:
         with_teacher = replace(POLICY, method=Method(teacher="teachers/2"))
-        training = act(slot(teacher=TeacherView("teachers/2", "teachers/1"), evidence_drift=drift()), with_teacher)
+        training = act(
+            slot(teacher=TeacherView("teachers/2", "teachers/1"), drift=drift(), evidence_drift=drift()), with_teacher
+        )
         assert (training.trigger, training.method) == ("drift", "distill")
 
     def test_a_due_schedule_asks_for_an_update(self) -> None:

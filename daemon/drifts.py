@@ -1,0 +1,68 @@
+"""What drift reports tell a person: which columns, since when, and a few records of the new kind.
+
+Owns: that telling. Refuses to change a row, and to keep or log a user's words. Called by `daemon.views`.
+"""
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from daemon import baselines
+from daemon.tables import Baseline, DriftRow, Slot
+from feedback import store, typical, windows
+
+FEW = 4
+
+
+def reports(session: Session, slot: Slot, texts: bool) -> list[dict[str, Any]]:
+    """The newest report of each detector; with `texts`, an alarm has typical records with their prompts."""
+    newest = select(func.max(DriftRow.id)).where(DriftRow.slot == slot.id).group_by(DriftRow.detector)
+    rows = session.scalars(select(DriftRow).where(DriftRow.id.in_(newest)).order_by(DriftRow.detector))
+    return [
+        {
+            "deployment": slot.deployment,
+            "tenant": slot.tenant,
+            **row.report,
+            "at": row.at,
+            "report": next((f for f in row.report.get("files", []) if str(f).endswith(".html")), None),
+            "columns": [_column(session, column, row.at) for column in row.report.get("columns", [])],
+            "typical": _typical(session, slot, row) if texts else [],
+        }
+        for row in rows
+    ]
+
+
+def _column(session: Session, column: dict[str, Any], at: float) -> dict[str, Any]:
+    """The column with `since` as it is stored (a sequence number) and `since_at`, unix seconds."""
+    since = column.get("since", 0)
+    return {**column, "since": since, "since_at": store.ingested(session, since, at) if since else None}
+
+
+def _typical(session: Session, slot: Slot, row: DriftRow) -> list[dict[str, Any]]:
+    """Records of the alarm's window that are most unlike the reference it was compared with, kind by kind.
+
+    Evidence knows no beginning of a drift (`since`) and repeats what the cheap look has told: it has none.
+    """
+    drifted = [column["column"] for column in row.report.get("columns", []) if column.get("since")]
+    frozen = _compared(session, slot, row) if drifted else None
+    if frozen is None:
+        return []
+    first, last = row.report["current"]
+    found = []
+    for kind in ("inputs", "outcomes"):
+        reference = frozen if kind == "inputs" else baselines.newest(session, slot.id, kind, frozen.version)
+        if reference is None or row.report["kind"] not in (kind, "both"):
+            continue
+        current = windows.window(session, slot.deployment, kind, first, last, version=frozen.version)
+        held = baselines.window_of(reference)
+        told = typical.records(session, slot.deployment, held, current, drifted, FEW, frozen.version)
+        found += [{"kind": kind, **record} for record in told]
+    return found
+
+
+def _compared(session: Session, slot: Slot, row: DriftRow) -> Baseline | None:
+    """The inputs reference that the report was made against: it stays when another version is promoted."""
+    mine = (Baseline.slot == slot.id, Baseline.kind.in_(("inputs", "inputs" + baselines.GROWN)))
+    query = select(Baseline).where(*mine, Baseline.first == row.report["reference"][0], Baseline.at <= row.at)
+    return session.scalar(query.order_by(Baseline.id.desc()).limit(1))
