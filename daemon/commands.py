@@ -18,8 +18,8 @@ from policies.errors import Refused
 
 VERBS = ("train", "approve", "reject", "promote", "rollback", "pause", "resume")
 HELD = ("release", "drop")  # carried out at once (`daemon.holding`), not by the loop
-# Production changes, or a candidate is thrown away: whoever reads the audit log will ask why.
-REASONED = ("approve", "reject", "promote", "rollback")
+# Production changes, or a candidate or records are thrown away: whoever reads the audit log will ask why.
+REASONED = ("approve", "reject", "promote", "rollback", *HELD)
 LONGEST_REASON = 2000
 
 
@@ -75,7 +75,7 @@ def given(
         raise Refused(
             f"{actor} may look, not command", hint="ask an operator, or be made a member of the group `operators` names"
         )
-    if verb in (*REASONED, *HELD) and not reason.strip():
+    if verb in REASONED and not reason.strip():
         said = "changes what is learned" if verb in HELD else "changes production"
         raise Refused(f"{verb} {said}: it needs a reason", hint='add --reason "why", it goes into the audit log')
     if len(reason) > LONGEST_REASON:
