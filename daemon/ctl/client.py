@@ -15,7 +15,7 @@ import typer
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
-from daemon import commands, evidence, holding, schema, views
+from daemon import commands, evidence, schema, views
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
 from daemon.ctl.shared import config_of
@@ -39,6 +39,12 @@ def _goldens(session: Session, *, deployment: str = "") -> list[dict[str, Any]]:
     return goldens.listing(session, deployment)
 
 
+def _quarantine(session: Session, **which: Any) -> list[dict[str, Any]]:
+    from daemon import holding
+
+    return holding.listing(session, **which)
+
+
 def _status(session: Session) -> dict[str, Any]:
     return views.status(session, SystemClock().now())
 
@@ -53,7 +59,7 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "items": evidence.items,
     "commands": commands.listing,
     "goldens": _goldens,
-    "quarantine": holding.listing,
+    "quarantine": _quarantine,
 }
 
 

@@ -80,7 +80,7 @@ def _history(folder: Path, size: int, raters: int) -> Path:
     """A store with four weeks of honest records, those of later sleepers among them; copied for every attack."""
     world = World(SEED, raters)
     said = list(world.crowd(size, 0.0, HISTORY))
-    for rater in sleepers(int(max(SHARES) * size)):
+    for rater in sleepers(_records(max(SHARES), size)):
         said += [world.honest(rater, world.draw.uniform(0.0, HISTORY)) for _ in range(15)]
     path = folder / "history.db"
     engine = db.connect(f"sqlite:///{path}")
@@ -90,12 +90,17 @@ def _history(folder: Path, size: int, raters: int) -> Path:
     return path
 
 
+def _records(share: float, size: int) -> int:
+    """Poisoned records that are `share` of all, beside `size` honest ones and as many of the attackers' own."""
+    return round(share * size / (1 - 2 * share))
+
+
 def _attacked(folder: Path, before: Path, style: str, share: float, size: int, raters: int) -> dict[str, Any]:
     """Four windows of an attack: what was drawn from each, and who was held."""
     began = time.monotonic()
     world = World(SEED, raters)
     world.draw.seed(f"{style} {share}")
-    attack = Attack(world, style, round(share * size / (1 - share)) if share < 1 else size)
+    attack = Attack(world, style, _records(share, size))
     said = [*world.crowd(size, HISTORY, DAYS), *attack.run()]
     path = folder / f"{style}-{share}.db"
     shutil.copy(before, path)
@@ -201,7 +206,9 @@ def _draw(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     worst = [100 * max(row["honest_held"] for row in rows if row["share"] == s) for s in shares]
     axes.plot([100 * s for s in shares], worst, marker="x", color="black", label="honest raters held (worst)")
     axes.axhline(0.5, color="red", linewidth=0.8, label="0.5 %")
-    axes.set(xscale="log", yscale="symlog", xlabel="poisoned records, %", ylabel="%", title="What reaches training")
+    axes.set(xscale="log", xlabel="poisoned records, %", ylabel="%", title="What reaches training")
+    axes.set_yscale("symlog", linthresh=0.5)
+    axes.set_ylim(bottom=-0.02)
     axes.set_xticks([100 * s for s in shares], [f"{100 * s:g}" for s in shares])
     axes.legend(fontsize=8)
 
