@@ -29,6 +29,11 @@ from daemon.training.tokens import Sample, mixed, partners
 Thin = Callable[[list[int]], list[int]]
 
 
+def whole(prompt: list[int]) -> list[int]:
+    """All of a prompt."""
+    return prompt
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What the loop needs to know of an objective: `sizes` are what a row adds to the step's divisor."""
@@ -46,12 +51,7 @@ class Setting:
     read: Reader
     ask: Callable[[Sequence[Document]], list[list[float]]]
     device: torch.device
-    thin: Thin
-
-
-def whole(prompt: list[int]) -> list[int]:
-    """All of a prompt."""
-    return prompt
+    thin: Thin = whole
 
 
 def thinned(prompt: list[int], *, share: float, kept: frozenset[int]) -> list[int]:
