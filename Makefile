@@ -33,7 +33,7 @@ $(STAMP): requirements.lock pyproject.toml
 servers: ## Install what the tests start: Java and Maven (Kafka), PostgreSQL
 	@tests/servers/install
 
-demo: setup ## Play a small product's weeks through the real loop (about 6 minutes on 2 cores)
+demo: setup ## Play a small product's weeks through the real loop (about 4 minutes on 2 idle cores)
 	@$(BIN)/learnd demo --dir $(DEMO_DIR)
 
 test: setup servers ## All tests, with a real Kafka and a real PostgreSQL; a file at a time on each of two cores
