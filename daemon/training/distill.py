@@ -6,6 +6,7 @@ between the steps). Called in the child by `daemon.jobs`. Hinton et al. 2015 (ar
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -160,7 +161,7 @@ def _tune(run: Run) -> dict[str, Any]:
 
 def _teach(run: Run, ref: Ref) -> dict[str, Any]:
     """The champion, merged, trained towards what the teacher thinks of every token."""
-    from daemon.training import loop, teacher, transfer
+    from daemon.training import loop, packing, teacher, transfer
     from daemon.training.losses import distillation
     from daemon.training.meter import Meter
     from daemon.transformers_model import context_of
@@ -179,7 +180,7 @@ def _teach(run: Run, ref: Ref) -> dict[str, Any]:
     lengths = [len(row.prompt) + len(row.answer) for row in lesson.rows]
     steps = loop.order(lengths, options.batch, options.epochs, options.steps, run.job.seed)
     settings = loop.Settings(options.lr, options.warmup, options.weight_decay, options.save_steps, run.job.seed)
-    loss = distillation(lesson, run.tokenizer.pad_token_id, options.ce)
+    loss = distillation(lesson, partial(packing.padded, pad=run.tokenizer.pad_token_id), options.ce)
     meter = Meter(run.job.progress, "teaching the student", 0.4)
     sizes = [len(row.answer) for row in lesson.rows]
     fitted = loop.fit(student, steps, loss, sizes, lengths, settings, run.checkpoint, meter)

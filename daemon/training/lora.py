@@ -40,7 +40,9 @@ class Options:
     `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
     the correction as a whole counts the same).
     `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
-    learned by heart. `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
+    learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
+    answers that it already gives (above 0 it needs engine = "packed").
+    `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -62,6 +64,7 @@ class Options:
     sft_epochs: float = 3.0
     sft_lr: float = 2e-4
     sft_drop: float = 0.0
+    sft_hold: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -98,6 +101,8 @@ class Options:
             raise ValueError("dpo_robust lies in [0, 0.5)")
         if not 0 <= self.sft_drop < 1:
             raise ValueError("sft_drop lies in [0, 1)")
+        if not 0 <= self.sft_hold <= 1 or (self.sft_hold and self.engine == "trl"):
+            raise ValueError('sft_hold lies in [0, 1], and needs engine = "packed" above 0')
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 

@@ -24,6 +24,8 @@ from daemon.training.meter import Meter
 from daemon.training.objectives import dpo, kto, sft
 from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
+from daemon.training.retain import kl
+from daemon.training.retain.kl import Held
 from daemon.training.tokens import Sample, mixed, partners
 
 Thin = Callable[[list[int]], list[int]]
@@ -45,13 +47,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all objectives are made of: `ask` returns the reference's nats of every answer, `thin` what a prompt shows."""
+    """What all objectives are made of: `ask` returns the reference's nats of every answer, `thin` what a prompt shows,
+    `hold` what the champion thinks of answers to imitate (None: they aren't held to it).
+    """
 
     plan: Plan
     read: Reader
     ask: Callable[[Sequence[Document]], list[list[float]]]
     device: torch.device
     thin: Thin = whole
+    hold: Callable[[Sequence[Sample]], Held] | None = None
 
 
 def thinned(prompt: list[int], *, share: float, kept: frozenset[int]) -> list[int]:
@@ -71,13 +76,18 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
     """
     read = packing.reader(model, tokenizer.pad_token_id)
 
+    opening = replace(meter, title=f"{meter.title}: asking the reference", last=meter.first)
+
     def ask(documents: Sequence[Document]) -> list[list[float]]:
-        opening = replace(meter, title=f"{meter.title}: asking the reference", last=meter.first)
         with loop.precision(model):
             return reference.ask(model, read, documents, plan.micro, folder, opening)
 
+    def hold(samples: Sequence[Sample]) -> Held:
+        with loop.precision(model):
+            return kl.held(model, read, samples, plan.hold, folder, opening)
+
     thin = partial(thinned, share=plan.drop, kept=frozenset(tokenizer.added_tokens_decoder)) if plan.drop else whole
-    setting = Setting(plan, read, ask, model.device, thin)
+    setting = Setting(plan, read, ask, model.device, thin, hold if plan.hold else None)
     task = {"sft": imitation, "dpo": preference, "kto": rating}[plan.name](samples, setting)
     steps = order([one.label for one in samples], plan)
     settings = loop.Settings(
@@ -109,15 +119,17 @@ def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:
 
 def imitation(samples: Sequence[Sample], setting: Setting) -> Task:
     """Answers to imitate, divided by the step's answer tokens."""
-    return Task(imitated(samples, setting.read, setting.thin), [len(one.answer) for one in samples])
+    held = setting.hold(samples) if setting.hold else None
+    return Task(imitated(samples, setting.read, setting.thin, held), [len(one.answer) for one in samples])
 
 
-def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole) -> Loss:
+def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole, held: Held | None = None) -> Loss:
     """The summed loss of imitation alone: what a teacher is tuned with, too."""
 
     def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
         some = [samples[row] for row in rows]
-        nats = read(model, [(thin(one.prompt), [one.answer]) for one in some])
+        cost = held.cost(rows) if held else packing.nats
+        nats = read(model, [(thin(one.prompt), [one.answer]) for one in some], cost)
         weights = torch.tensor(
             [one.weight * share for one in some for share in one.emphasis or [1.0] * len(one.answer)],
             device=nats.device,

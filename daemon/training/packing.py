@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -21,10 +21,30 @@ from daemon.decoding import left_padded
 from daemon.transformers_model import answer_logits
 
 Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
-Reader = Callable[[Any, Sequence[Document]], torch.Tensor]  # -> (answer tokens,) nats, in the order of the documents
+Cost = Callable[
+    [torch.Tensor, torch.Tensor], torch.Tensor
+]  # (answer tokens, vocabulary) logits, (answer tokens,) labels
 NAME = "learnd_packed"
 LIKE = {"cpu": 1.3, "cuda": 4.0}  # longest over shortest sequence of a block: a GPU prefers few calls to little padding
 FOREIGN = ("softcap", "s_aux", "position_bias", "attention_bias")  # what our attention would leave out
+
+
+class Reader(Protocol):
+    """Reads documents with a model: what `cost` makes of every answer token, in the order of the documents."""
+
+    def __call__(self, model: Any, documents: Sequence[Document], cost: Cost = ...) -> torch.Tensor:
+        """(answer tokens,) nats, where `cost` is the usual one."""
+        ...
+
+
+def nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(n,) negative log-likelihoods of the labels."""
+    return cross_entropy(logits, labels, reduction="none")
+
+
+def plain(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 (a `Cost`)
+    """The logits themselves."""
+    return logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +152,8 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, _no_mask)
 
 
-def packed(model: Any, documents: Sequence[Document]) -> torch.Tensor:
-    """(answer tokens,) nats of a model whose attention is ours."""
+def packed(model: Any, documents: Sequence[Document], cost: Cost = nats) -> torch.Tensor:
+    """What answers cost a model whose attention is ours."""
     layout = pack(documents, model.device)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     short = "logits_to_keep" in inspect.signature(base.forward).parameters
@@ -141,23 +161,17 @@ def packed(model: Any, documents: Sequence[Document]) -> torch.Tensor:
     logits = model(
         input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout, **more
     ).logits[0]
-    return cross_entropy((logits if short else logits[layout.keep]).float(), layout.labels, reduction="none")
+    return cost((logits if short else logits[layout.keep]).float(), layout.labels)
 
 
-def padded(model: Any, documents: Sequence[Document], *, pad: int) -> torch.Tensor:
-    """(answer tokens,) nats of any causal model, a row for every answer."""
+def padded(model: Any, documents: Sequence[Document], cost: Cost = nats, *, pad: int) -> torch.Tensor:
+    """What answers cost any causal model, a row for every answer."""
     rows = [([*prompt], [*answer]) for prompt, answers in documents for answer in answers]
-    logits = flat_logits(model, rows, pad)
-    labels = torch.tensor([token for _, answer in rows for token in answer], device=logits.device)
-    return cross_entropy(logits.float(), labels, reduction="none")
-
-
-def flat_logits(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
-    """(answer tokens of all rows, vocabulary) logits that predict them, rows after one another, no padding among them."""
     tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
     longest = max(len(answer) for _, answer in rows)
     logits = answer_logits(model, tokens, mask, longest)
-    return torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])
+    flat = torch.cat([logits[place, -len(answer) :] for place, (_, answer) in enumerate(rows)])
+    return cost(flat.float(), torch.tensor([token for _, answer in rows for token in answer], device=flat.device))
 
 
 def reader(model: Any, pad: int) -> Reader:

@@ -11,7 +11,8 @@ from typing import Any
 class Plan:
     """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings.
 
-    `drop`: share of a prompt's tokens that is hidden from answers to imitate, anew every time.
+    `drop`: share of a prompt's tokens that is hidden from answers to imitate, anew every time. `hold`: share of the
+    champion's own soft targets in what it already says right.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Plan:
     seed: int
     gpu: bool
     drop: float = 0.0
+    hold: float = 0.0
 
     @classmethod
     def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
@@ -49,4 +51,5 @@ class Plan:
             seed=seed,
             gpu=gpu,
             drop=options.sft_drop,
+            hold=options.sft_hold,
         )

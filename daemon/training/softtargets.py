@@ -1,8 +1,8 @@
 """What a teacher thinks of every token of an answer, kept once: its 16 likeliest tokens and one bucket for the rest.
 
 Owns: the shape of soft targets, their loss, and the cache. Refuses to know how answers were chosen and how students are
-trained. Called by `distill`. Plain top-k targets are biased (arXiv 2503.16870); with the tail as one more bucket the
-divergence is that of the coarsened distributions, a lower bound of the full one.
+trained. Called by `distill` and `retain.kl`. Plain top-k targets are biased (arXiv 2503.16870); with the tail as one
+more bucket the divergence is that of the coarsened distributions, a lower bound of the full one.
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from daemon.decoding import batches, left_padded
+from daemon.decoding import batches
 from daemon.training.meter import Meter
-from daemon.transformers_model import answer_logits
+from daemon.training.packing import Reader, plain
 
 SHARD = 512  # answers a file: what a killed job has to do again at most
 
@@ -52,38 +52,39 @@ def of_logits(logits: torch.Tensor, top: int) -> SoftTargets:
 
 @torch.inference_mode()
 def ask(
-    model: Any, pad: int, rows: Sequence[tuple[list[int], list[int]]], vocabulary: int, top: int
+    model: Any, read: Reader, rows: Sequence[tuple[list[int], list[int]]], vocabulary: int, top: int
 ) -> Iterator[tuple[int, SoftTargets]]:
     """(row, targets) of every (prompt, answer) of token ids, in batches of like length; ids beyond `vocabulary` are cut
     off: families pad their embeddings to different sizes (trl#2215).
     """
     for batch in batches([len(prompt) + len(answer) for prompt, answer in rows]):
-        tokens, mask = left_padded([rows[row][0] + rows[row][1] for row in batch], pad, model.device)
-        longest = max(len(rows[row][1]) for row in batch)
-        logits = answer_logits(model, tokens, mask, longest)[..., :vocabulary]
-        for place, row in enumerate(batch):
-            yield row, of_logits(logits[place, -len(rows[row][1]) :], top)
+        logits = read(model, [(rows[row][0], [rows[row][1]]) for row in batch], plain)[:, :vocabulary]
+        parts = torch.split(logits, [len(rows[row][1]) for row in batch])
+        for row, part in zip(batch, parts, strict=True):
+            yield row, of_logits(part, top)
 
 
 def keep(
     folder: Path,
     model: Any,
-    pad: int,
+    read: Reader,
     rows: Sequence[tuple[list[int], list[int]]],
     vocabulary: int,
     top: int,
     meter: Meter,
-) -> None:
-    """Ask for the soft targets of every row and keep them, 512 rows a file; files that are there already are left.
+) -> list[SoftTargets]:
+    """Ask for the soft targets of every row and keep them, 512 rows a file; files that are there already are read.
 
     `folder` must be named after everything that they depend on: teacher, tokenizer, template, rows and `top`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, len(rows), SHARD)):
         path, part = folder / f"{number:05d}.safetensors", rows[start : start + SHARD]
         if not path.exists():
-            made = dict(ask(model, pad, part, vocabulary, top))
+            made = dict(ask(model, read, part, vocabulary, top))
             _keep(path, [made[row] for row in range(len(part))])
         meter.tell(min(len(rows), start + SHARD), len(rows))
+    return kept(folder, [len(answer) for _, answer in rows])
 
 
 def kept(folder: Path, lengths: Sequence[int]) -> list[SoftTargets]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from daemon.models import Conversation, Ref
 from daemon.training import softtargets
 from daemon.training.examples import Example, answers
 from daemon.training.meter import Meter
+from daemon.training.packing import padded
 from daemon.training.softtargets import SoftTargets
 from daemon.transformers_model import (
     TransformersModel,
@@ -117,7 +119,6 @@ def lesson(
     other = open_tokenizer(request.teacher)
     key = _key(request, asked, tokenizer, other)
     folder = request.cache / key
-    folder.mkdir(parents=True, exist_ok=True)
     kept = read_json(folder / ANSWERS)
     if kept is not None and kept["whole"]:
         rows, dropped = _rows(request, asked, kept["said"], tokenizer, other)
@@ -125,12 +126,13 @@ def lesson(
         return Lesson(rows, targets, vocabulary, dropped, key, hit=True)
     model = TransformersModel.load(request.teacher, device=request.device)
     said = kept["said"] if kept is not None else _said(request, model, asked)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / ANSWERS, {"said": said, "whole": False})
     rows, dropped = _rows(request, asked, said, tokenizer, other)
     pairs = [(row.asked, row.answer) for row in rows]
-    softtargets.keep(folder, model.model, tokenizer.pad_token_id, pairs, vocabulary, request.top, meter)
+    read = partial(padded, pad=tokenizer.pad_token_id)
+    targets = softtargets.keep(folder, model.model, read, pairs, vocabulary, request.top, meter)
     write_json(folder / ANSWERS, {"said": said, "whole": True})
-    targets = softtargets.kept(folder, [len(row.answer) for row in rows])
     return Lesson(rows, targets, vocabulary, dropped, key, hit=False)
 
 
