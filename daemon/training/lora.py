@@ -43,6 +43,7 @@ class Options:
     learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
     answers that it already gives (above 0 it needs engine = "packed").
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
+    `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -78,6 +79,7 @@ class Options:
     kto_beta: float = 0.1
     edit_weight: float = 1.0
     imitate_positives: bool = True
+    merge: float = 1.0
     schedule: str = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -103,6 +105,8 @@ class Options:
             raise ValueError("sft_drop lies in [0, 1)")
         if not 0 <= self.sft_hold <= 1 or (self.sft_hold and self.engine == "trl"):
             raise ValueError('sft_hold lies in [0, 1], and needs engine = "packed" above 0')
+        if not 0 < self.merge <= 1:
+            raise ValueError("merge lies in (0, 1]")
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 
@@ -228,6 +232,7 @@ def _fit(
     from daemon.training import adapters, tokens
     from daemon.training.meter import Meter
     from daemon.training.plan import Plan
+    from daemon.training.retain import merge
 
     begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
@@ -238,7 +243,9 @@ def _fit(
         run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
     )
     meter = Meter(run.job.progress, name, *span)
+    start = adapters.trained(model)
     fitted = _engine(options)(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
+    merge.back(model, start, options.merge)
     facts = {
         "engine": options.engine,
         "examples": len(samples),

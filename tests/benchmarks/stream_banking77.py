@@ -61,7 +61,7 @@ class Plan:
     exam: int
 
 
-FULL = Plan(intents=11, arriving=4, epochs=10.0, old=1800, votes=400, goldens=600, minimum=2900, exam=440)
+FULL = Plan(intents=11, arriving=4, epochs=10.0, old=2200, votes=400, goldens=600, minimum=3250, exam=440)
 QUICK = Plan(intents=3, arriving=1, epochs=12.0, old=900, votes=250, goldens=200, minimum=1200, exam=120)
 TRIES = 3  # candidates that learnd may make of one window
 
@@ -104,9 +104,11 @@ max_depth = 100
 [method.options.lora]
 rank = 32
 alpha = 64
-sft_epochs = 6.0
+sft_epochs = 8.0
 sft_lr = 3e-3
 sft_drop = 0.25
+sft_hold = 0.9
+merge = 0.85
 batch = 32
 dpo = false
 kto = false

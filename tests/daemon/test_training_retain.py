@@ -82,3 +82,22 @@ def test_moving_away_from_the_champion_costs_and_the_champion_is_asked_once(base
     moved.backward()
     pulls = [p.grad.abs().max() for name, p in model.named_parameters() if "lora_B" in name]
     assert float(torch.stack(pulls).max()) > 0
+
+
+def test_a_share_of_the_way_lies_between_the_start_and_the_end(base: Ref) -> None:
+    import torch
+
+    from daemon.training import adapters
+    from daemon.training.retain import merge
+
+    model = opened(base)
+    start = adapters.trained(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    merge.back(model, start, 1.0)
+    assert all(torch.equal(p, start[name] + 1.0) for name, p in model.named_parameters() if p.requires_grad)
+    merge.back(model, start, 0.75)
+    ended = adapters.trained(model)
+    assert all(torch.allclose(ended[name], before + 0.75) for name, before in start.items())
