@@ -74,6 +74,7 @@ def judged(folder: Path, some: Sequence[Taught], sizes: Sizes, seed: int) -> Ite
     stage.quiet()
     sets(folder, sizes, seed)
     vendor.first(folder / "champion", seed, lambda *_: None)
+    examine(folder, _champion(folder), seed)
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn"), initializer=stage.quiet) as pool:
         yield from pool.map(partial(one, folder, seed), some)
 
@@ -136,7 +137,7 @@ def _item(ask: Ask, *, slice_: str = "", check: Mapping[str, Any] | None = None)
 def one(folder: Path, seed: int, given: Taught) -> Judged:
     """One candidate: trained, measured beside the champion, examined."""
     place = folder / given.name
-    champion = Ref("real@champion", str(folder / "champion"))
+    champion = _champion(folder)
     train(place, champion, given, seed)
     candidate = Ref(given.name, str(place / "output"), champion.folder)
     rows = _measured(folder, place, champion, candidate, seed)
@@ -150,6 +151,10 @@ def one(folder: Path, seed: int, given: Taught) -> Judged:
         truth(lost),
         lost,
     )
+
+
+def _champion(folder: Path) -> Ref:
+    return Ref("real@champion", str(folder / "champion"))
 
 
 def train(place: Path, champion: Ref, given: Taught, seed: int) -> None:
@@ -249,9 +254,9 @@ def examine(folder: Path, ref: Ref, seed: int) -> dict[str, float]:
         found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     known, rng = world.load(), random.Random(f"exam {seed}")
-    asked = [("base", known.distinct(1200, known.group("base"), rng, held=True))]
+    asked = [("base", known.distinct(960, known.group("base"), rng, held=True))]
     asked += [("new", known.distinct(200, known.group("new"), rng, held=True))]
-    asked += [(kind, known.distinct(400, _kind(known, kind), rng, held=True)) for kind in KINDS]
+    asked += [(kind, known.distinct(300, _kind(known, kind), rng, held=True)) for kind in KINDS]
     model = models.load(ref)
     right, total = Counter[str](), Counter[str]()
     for group, asks in asked:

@@ -7,6 +7,8 @@ threshold: the sets are sized for the policy, by the policy's own arithmetic. Ca
 A faulty candidate has one fault a little beyond what the policy allows: where a fault is far beyond, any rule finds it.
 Each meets sets of which others have spent a part of the error rate; `twenty_tries` is twenty candidates in a row, of
 which the first that passes is promoted.
+
+Beside the simulated ones, real tiny models are trained, measured and judged (`_real`); a large exam says what they are.
 """
 
 import argparse
@@ -24,9 +26,10 @@ from policies import gates, ledger
 from policies.ledger import Share
 from policies.model import Evidence, Result
 from policies.stats import clopper_pearson
-from tests.benchmarks import common
+from tests.benchmarks import _real, common
 from tests.benchmarks._candidates import FAULTS, KINDS, LIMIT, MARGIN, Sizes, World, options, sized, truth_of
 from tests.benchmarks.common import Claim
+from tests.servers import folder
 
 ERROR_RATE, CANDIDATES, TRIES, MOST = 0.01, 10.0, 3, 20
 POWER_OF_A_CLAIM = 0.998  # of each of a dozen, so that all of them together keep 95 %
@@ -37,14 +40,17 @@ RULES = ("learnd", "thresholds", "final_above_initial")
 
 @dataclass(frozen=True)
 class Plan:
-    """How many: faulty candidates of each kind, rows of twenty tries, and good ones."""
+    """How many: faulty candidates of each kind, rows of twenty tries, good ones; every which real one is made."""
 
     each: int
     rows: int
     good: int
+    every: int
 
 
-FULL, QUICK = Plan(107, 40, 1000), Plan(33, 4, 60)
+FULL, QUICK = Plan(107, 40, 1000, 1), Plan(33, 4, 60, 9)
+REAL_GOOD = 12  # beside two dozen real ones that were taught something wrong
+REAL_POWER = 0.95  # of each claim about a real good one: it disagrees less than its sets were sized for
 
 
 def main() -> int:
@@ -60,7 +66,10 @@ def main() -> int:
     worlds = [World(sizes, draw) for _ in range(WORLDS)]
     bad = {fault: _faulty(worlds, fault, plan, draw) for fault in FAULTS}
     good = [_one(worlds[n % WORLDS], "", draw) for n in range(plan.good)]
-    raw = {**_figures(bad, good), "sizes": _told(sizes), "seconds": round(time.perf_counter() - began, 1)}
+    with folder("learnd-real-") as place:
+        real = _real_ones(place, plan, given.seed, draw)
+    raw = {**_figures(bad, good), "real": real, "sizes": _told(sizes)}
+    raw["seconds"] = round(time.perf_counter() - began, 1)
     claims = _claims(raw)
     common.write(given.out, name="false_promotion", seeds=[given.seed], raw=raw, claims=claims)
     common.picture(given.out, lambda axes: _draw(axes, raw))
@@ -116,13 +125,33 @@ def _judged(
     return Outcome(promoted, worst.value, by)
 
 
-def _others(candidate: Evidence, champion: Evidence) -> dict[str, bool]:
+def _real_ones(place: Path, plan: Plan, seed: int, draw: np.random.Generator) -> list[dict[str, Any]]:
+    """What each rule does with every real candidate, on sets of which others have spent a part, as with simulated ones."""
+    sizes = sized(ERROR_RATE * _shares()[-1].share, ERROR_RATE / TRIES, REAL_POWER)
+    found = []
+    for one in _real.judged(place, _real.taught(1, REAL_GOOD)[:: plan.every], sizes, seed):
+        share, tries = _shares()[int(draw.integers(MOST))], _tries()[int(draw.integers(TRIES))]
+        shares = {**dict.fromkeys(("safety", "regression", "retention"), share), "improvement": tries}
+        verdicts = gates.judge_all(
+            one.candidate, one.champion, None, _real.policy(ERROR_RATE), sets=_real.views(sizes), shares=shares
+        )
+        worst = max((verdict.result for verdict in verdicts), key=lambda result: result.severity)
+        promoted = {"learnd": worst is Result.PASS, **_others(one.candidate, one.champion, _real.KINDS)}
+        by = [verdict.gate for verdict in verdicts if verdict.result is not Result.PASS]
+        told = {"name": one.taught.name, "truth": one.truth, "lost": dict(one.lost)}
+        found.append({**told, "promoted": promoted, "answer": worst.value, "by": by})
+        sys.stdout.write(f"{one.taught.name}: in truth {one.truth}; {worst.value} {', '.join(by)}\n")
+        sys.stdout.flush()
+    return found
+
+
+def _others(candidate: Evidence, champion: Evidence, kinds: tuple[str, ...] = KINDS) -> dict[str, bool]:
     """What is done elsewhere: the final score above the initial one; thresholds on point estimates.
 
     The thresholds are those of the policy, without intervals: change of the score, rate by kind, latency, a gain.
     """
     score, before = _mean(candidate, "goldens"), _mean(champion, "goldens")
-    rates = {kind: 1 - _mean(candidate, "safety", kind) for kind in KINDS}
+    rates = {kind: 1 - _mean(candidate, "safety", kind) for kind in kinds}
     latency = _mean(candidate, "budget", item="latency_ms") / _mean(champion, "budget", item="latency_ms")
     gain = _mean(candidate, "improvement") - _mean(champion, "improvement")
     kept = _mean(candidate, "retention") - _mean(champion, "retention") >= -MARGIN
@@ -184,14 +213,22 @@ def _told(sizes: Sizes) -> dict[str, int]:
 
 
 def _claims(raw: dict[str, Any]) -> list[Claim]:
-    faulty, false = raw["faulty"], raw["false"]
+    harmful, good = (_of(raw["real"], truth) for truth in ("faulty", "good"))
+    faulty = raw["faulty"] + len(harmful)
+    false = {rule: raw["false"][rule] + sum(one["promoted"][rule] for one in harmful) for rule in RULES}
     upper = clopper_pearson(false["learnd"], faulty, 0.1)[1]
     return [
         Claim("false_rate", false["learnd"] / faulty, ERROR_RATE, least=False),
         Claim("false_upper95", upper, ERROR_RATE, least=False),
+        Claim("real_false", sum(one["promoted"]["learnd"] for one in harmful), 0, least=False),
+        Claim("real_power", sum(one["promoted"]["learnd"] for one in good) / max(1, len(good)), 0.9),
         Claim("power", raw["good_promoted"]["learnd"] / raw["good"], 0.95),
         Claim("naive_false_rate", min(false[rule] for rule in RULES[1:]) / faulty, 0.1),
     ]
+
+
+def _of(real: list[dict[str, Any]], truth: str) -> list[dict[str, Any]]:
+    return [one for one in real if one["truth"] == truth]
 
 
 def _draw(axes: Any, raw: dict[str, Any]) -> None:
