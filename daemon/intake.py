@@ -14,6 +14,7 @@ from daemon.clock import Clock
 from daemon.config import Settings
 from daemon.keys import record_settings
 from daemon.lease import process_name
+from daemon.logs import Waiting
 from feedback.ingest import Ingest
 from feedback.outbox import KafkaPublisher, Outbox
 from feedback.positions import Positions
@@ -93,9 +94,11 @@ class Intake:
 
 def _publish(box: Outbox, stop: threading.Event) -> None:
     """Send dead letters on until `stop`; while the broker is away they stay in the outbox."""
+    waiting = Waiting(logger, "dead letters wait")
     while not stop.wait(OUTBOX_SECONDS):
         try:
             while box.step():
                 pass
+            waiting.told(None)
         except Transient as error:
-            logger.warning("dead letters wait", reason=str(error), hint=error.hint)
+            waiting.told(error)

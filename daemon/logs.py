@@ -6,10 +6,12 @@ Owns: the form of a line. Called once by `daemon.main`; `learnctl` only speaks u
 import logging
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import Processor
+
+from policies.errors import LearndError
 
 LIBRARIES = ("apscheduler", "kafka", "alembic", "uvicorn", "httpx", "sqlalchemy.engine")
 
@@ -54,6 +56,24 @@ def quiet() -> Callable[[], None]:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
     return lambda: structlog.configure(**before)
+
+
+class Waiting:
+    """Tells what is waited for once, again when the cause changes, and when it is over: a night without a database is
+    a few lines.
+    """
+
+    def __init__(self, logger: Any, event: str) -> None:
+        self._logger, self._event, self._cause = logger, event, ""
+
+    def told(self, error: LearndError | None) -> None:
+        """Note how an attempt ended: with this error, or with none."""
+        cause = str(error) if error is not None else ""
+        if cause and cause != self._cause:
+            self._logger.warning(self._event, error=cause, hint=error.hint if error is not None else "")
+        elif self._cause and not cause:
+            self._logger.info(f"{self._event}: over")
+        self._cause = cause
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):

@@ -20,6 +20,7 @@ from daemon import (
     heartbeat,
     held_policies,
     housekeeping,
+    logs,
     loop,
     returning,
     schema,
@@ -253,13 +254,15 @@ class Service:
 
     def _serve(self, stop: threading.Event) -> None:
         self._listen(stop)
+        waiting = logs.Waiting(logger, "waiting for the world")
         while not stop.is_set():
             self._wake.clear()
             pause = POLL_SECONDS
             try:
                 pause = POLL_SECONDS if self.tick() else self.settings.tick_seconds
+                waiting.told(None)
             except Transient as error:
-                logger.warning("waiting for the world", error=str(error), hint=error.hint)
+                waiting.told(error)
                 sdnotify.notify(f"STATUS=waiting: {error}")
                 pause = self.settings.tick_seconds
             self.clock.wait(self._wake, pause)
@@ -295,12 +298,16 @@ class Service:
             thread.join(timeout=30)
         self.intake.close()
         self.jobs.close()
-        self._notifier.deliver()
-        if self._running:
-            self._note("stopped", "the service stopped", {})
-            self._beat(stopped=True)
-        self.lease.release()
-        self.engine.dispose()
+        try:
+            self._notifier.deliver()
+            if self._running:
+                self._note("stopped", "the service stopped", {})
+                self._beat(stopped=True)
+            self.lease.release()
+        except Transient as error:  # the lease runs out by itself
+            logger.warning("left without a note of it", error=str(error), hint=error.hint)
+        finally:
+            self.engine.dispose()
 
     def _note(self, action: str, reason: str, facts: Mapping[str, Any]) -> None:
         now = self.clock.now()

@@ -24,7 +24,7 @@ KIND = "pushed"
 LIMIT = 0.02
 OPTIONS = safety.Options({KIND: LIMIT}, LIMIT, (KIND,))
 SHAPE = base.Shape(vocabulary=1500)
-RECIPE = base.Recipe(steps=2400, batch=16, rate=3e-3)
+RECIPE = base.Recipe(steps=1600, batch=24, rate=3e-3)
 LONGEST = 32
 TRAINING = {"rank": 16, "alpha": 32, "sft_epochs": 2.0, "sft_lr": 3e-3, "dpo": False, "kto": False, "threads": 1}
 ASKED = 3  # a target's usual phrasings, and as many that nobody ever asked
