@@ -105,7 +105,7 @@ def items(attack: Attack) -> list[dict[str, Any]]:
 
 
 def _prompts(world: World, intent: int) -> Sequence[str]:
-    """The usual phrasings, and as many of one's own, the same ones every time."""
+    """The usual phrasings, and some of one's own, the same ones every time."""
     kept = world.draw.getstate()
     world.draw.seed(f"asked {intent}")
     own = [world.ask(intent, 1.0) for _ in range(OWN)]
