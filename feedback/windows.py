@@ -28,6 +28,7 @@ from policies.errors import Corrupt, Refused
 Kind = str  # inputs or outcomes
 Span = tuple[int, int]
 
+READ = 40  # blocks at once, for slices
 SEARCH = 4  # rows that are looked through for one of a slice
 REACH = 10  # current windows that a slice's own may reach back
 ENOUGH = 400  # blocks of a reference: small against its noise, and read in a fraction of a second
@@ -140,7 +141,7 @@ def current(
     if not slice_size:
         return whole
     reach = streams.reach(session, stream, REACH * size * blocks)
-    found = _by_block(session, stream, reach, slice_after)
+    found = _by_block(session, stream, reach, slice_after, slice_size * blocks)
     made = {name: _cut_slice(stream, head, name, by, reach, (size, slice_size), blocks) for name, by in found.items()}
     return replace(whole, slices={name: one for name, one in made.items() if one is not None})
 
@@ -265,15 +266,25 @@ def _slices(
 
 
 def _by_block(
-    session: Session, stream: Stream, reach: Mapping[int, float], after: Mapping[str, int]
+    session: Session, stream: Stream, reach: Mapping[int, float], after: Mapping[str, int], enough: float
 ) -> dict[str, dict[int, Columns]]:
-    """What the slices that are worth looking at hold, block by block, within `reach` and behind their references."""
+    """What the slices that are worth looking at hold, block by block, within `reach` and behind their references.
+
+    It is read from the newest backwards until no slice is left that `enough` records may be found of.
+    """
     found: dict[str, dict[int, Columns]] = {}
-    for block, name, column, days in streams.sliced(session, stream, streams.between(min(reach), max(reach) + 1)):
-        if streams.before(block) >= after.get(name, 0):
-            found.setdefault(name, {}).setdefault(block, {})[column] = dict(days)
-    sizes = {name: sum(map(slices.size, by.values())) for name, by in found.items()}
-    return {name: found[name] for name in sorted(slices.worth(sizes, sum(reach.values())))}
+    newest, whole = sorted(reach, reverse=True), sum(reach.values())
+    read, sizes = 0.0, dict[str, float]()
+    for start in range(0, len(newest), READ):
+        some = newest[start : start + READ]
+        for block, name, column, days in streams.sliced(session, stream, streams.between(some[-1], some[0] + 1)):
+            if streams.before(block) >= after.get(name, 0):
+                found.setdefault(name, {}).setdefault(block, {})[column] = days
+        read += sum(reach[block] for block in some)
+        sizes = {name: sum(map(slices.size, by.values())) for name, by in found.items()}
+        if not any(n < enough <= n * whole / read for n in sizes.values()):
+            break
+    return {name: found[name] for name in sorted(slices.worth(sizes, read))}
 
 
 def _cut_slice(
@@ -286,7 +297,7 @@ def _cut_slice(
     blocks: int,
 ) -> Window | None:
     """A slice's window in blocks of its own, None where not even one is there."""
-    newest = sorted((block for block in reach if block >= min(held)), reverse=True)
+    newest = sorted((block for block in reach if min(held) <= block), reverse=True)
     spans = _cut(((block, (reach[block], slices.size(held.get(block, {})))) for block in newest), least, blocks)
     parts = []
     for low, high in spans:

@@ -237,20 +237,23 @@ def _mean(name: str, old: ColumnSketch, new: ColumnSketch, options: Options, *, 
 
 
 def _category(name: str, old: ColumnSketch, new: ColumnSketch, options: Options, *, sliced: bool) -> _Test:
-    """Pearson's χ² on the two rows of counts, rare categories taken together (Cochran 1954: at least 5 expected)."""
+    """Pearson's χ² on the two rows of counts, rare categories taken together (Cochran 1954: at least 5 expected).
+
+    In a slice, whose p-value is exact, 1 is enough, and rare ones that are new are apart from those that were there.
+    """
     n, m = old.n, new.n
     if not n or not m:
         return _incomparable(name, old, new, "no values on one side")
+    pairs = {key: (old.bins.get(key, 0), new.bins.get(key, 0)) for key in sorted({*old.bins, *new.bins})}
     table: list[tuple[float, float]] = []
-    rare = [0.0, 0.0]
-    for category in sorted({*old.bins, *new.bins}):
-        pair = (old.bins.get(category, 0), new.bins.get(category, 0))
-        if sum(pair) * min(n, m) / (n + m) >= 5 and category != OTHER:
+    rare = {False: [0.0, 0.0], True: [0.0, 0.0]}
+    for category, pair in pairs.items():
+        if sum(pair) * min(n, m) / (n + m) >= (1 if sliced else 5) and category != OTHER:
             table.append(pair)
         else:
-            rare = [rare[0] + pair[0], rare[1] + pair[1]]
-    if sum(rare):
-        table.append((rare[0], rare[1]))
+            held = rare[sliced and not pair[0]]
+            held[0], held[1] = held[0] + pair[0], held[1] + pair[1]
+    table += [(before, now) for before, now in rare.values() if before + now]
     if len(table) < 2:
         column = DriftColumn(
             name, "chi2_p", 1.0, options.error_rate, False, round(n), round(m), "one category on both sides"
@@ -266,7 +269,7 @@ def _category(name: str, old: ColumnSketch, new: ColumnSketch, options: Options,
     )
     p = float(test.pvalue)
     if sliced and p <= options.error_rate:
-        p = exact.categories([a for a, _ in table], [b for _, b in table])
+        p = exact.categories([a for a, _ in pairs.values()], [b for _, b in pairs.values()])
     column = DriftColumn(name, "chi2_p", p, options.error_rate, False, round(n), round(m), note)
     return _Test(column, p, effect > options.association)
 

@@ -1,7 +1,7 @@
 """A product's weeks as sketches: what its users ask, on workdays and weekends, and how that drifts.
 
 Owns: the little world of `drift_alarms`. Its records are drawn as counts of a block and of each tenant in it (what ingest
-makes of a hundred records), not one by one: two hundred months are ten million records. Refuses to know detectors.
+makes of a hundred records), not one by one: two hundred months are four million records. Refuses to know detectors.
 """
 
 from collections.abc import Iterable, Mapping
