@@ -26,6 +26,9 @@ from policies.policy import Drift
 from policies.triggers import false_alarm_chance
 
 EVIDENCE_SECONDS = 1800.0
+EVIDENT_SLICES = 5  # of an alarm, that Evidently is asked about
+
+Compared = tuple[Baseline, Window, Window]  # a baseline, what it froze, and what is compared with it
 
 
 def look(context: Context, slot_id: int) -> None:
@@ -56,7 +59,7 @@ def _cheap(session: Session, context: Context, slot: Slot) -> str:
         return _evidence_due(session, context, slot, last) if last else ""
     found = compared(session, slot, policy)
     # The newest block may begin in the sketch block that the last look ended in.
-    newest = [window.blocks[-1] for _, window in found.values() if window.blocks]
+    newest = [window.blocks[-1] for _, _, window in found.values() if window.blocks]
     if not any(block.first + sketch.BLOCK >= seen for block in newest):
         return _evidence_due(session, context, slot, last) if last else ""
     report = measure(found, policy, seconds)
@@ -65,13 +68,13 @@ def _cheap(session: Session, context: Context, slot: Slot) -> str:
         slot=slot.id, detector=policy.cheap, drifted=report.drifted, report=codec.drift_to_json(report), at=now
     )
     session.add(row)
-    for held, window in found.values():
-        if not report.drifted and len(window.blocks) == policy.blocks:  # what was before it has left it unalarmed
-            baselines.grow(session, slot, held, window.first, policy.reference_days, now)
+    for held, _, window in found.values():
+        if not report.drifted:  # what was before it has left it unalarmed
+            baselines.grow(session, slot, held, window, policy, now)
     return _evidence_due(session, context, slot, row)
 
 
-def compared(session: Session, slot: Slot, policy: Drift) -> dict[str, tuple[Baseline, Window]]:
+def compared(session: Session, slot: Slot, policy: Drift) -> dict[str, Compared]:
     """The champion's references, and what is compared with them: the newest inputs and ratings of its own answers.
 
     Outcomes are absent until the champion has a reference of its own: until it settles, it is watched against its
@@ -81,15 +84,23 @@ def compared(session: Session, slot: Slot, policy: Drift) -> dict[str, tuple[Bas
     for kind in ("inputs", "outcomes"):
         held = baselines.reference(session, slot, kind)
         if held is not None:
-            size, after = policy.block, held.last
+            reference = baselines.window_of(held)
             window = windows.current(
-                session, slot.deployment, kind, size=size, blocks=policy.blocks, after=after, version=slot.champion
+                session,
+                slot.deployment,
+                kind,
+                size=policy.block,
+                blocks=policy.blocks,
+                after=held.last,
+                version=slot.champion,
+                slice_size=policy.slice_block,
+                slice_after={name: one.last for name, one in reference.slices.items()},
             )
-            found[kind] = (held, window)
+            found[kind] = (held, reference, window)
     return found
 
 
-def measure(found: Mapping[str, tuple[Baseline, Window]], policy: Drift, seconds: float) -> DriftReport:
+def measure(found: Mapping[str, Compared], policy: Drift, seconds: float) -> DriftReport:
     """The cheap detector on each kind, merged; they share the chance of a false alarm that `seconds` are worth."""
     module = drift.load(policy.cheap)
     chance = false_alarm_chance(policy, seconds) / len(found)
@@ -97,9 +108,7 @@ def measure(found: Mapping[str, tuple[Baseline, Window]], policy: Drift, seconds
     known = {field.name for field in fields(module.Options)}
     shared = {name: value for name, value in given.items() if name in known}
     options = drifting.options_of(module, {**shared, **policy.options.get(policy.cheap, {})})
-    reports = {
-        kind: module.measure(baselines.window_of(held), window, options) for kind, (held, window) in found.items()
-    }
+    reports = {kind: module.measure(reference, window, options) for kind, (_, reference, window) in found.items()}
     return drifting.merge(reports, minimum=policy.minimum)
 
 
@@ -169,9 +178,10 @@ def _spec(session: Session, context: Context, slot: Slot, key: str) -> JobSpec:
         "version": slot.champion,
         "detector": rule.evidence,
         "options": dict(rule.options.get(rule.evidence, {})),
-        "reference": {kind: [held.first, held.last] for kind, (held, _) in found.items()},
-        "current": {kind: [new.first, new.last] for kind, (_, new) in found.items()} | {"inputs": list(_span(key))},
+        "reference": {kind: [held.first, held.last] for kind, (held, _, _) in found.items()},
+        "current": {kind: [new.first, new.last] for kind, (_, _, new) in found.items()} | {"inputs": list(_span(key))},
         "kinds": list(found),
+        "slices": _alarmed(found, _newest(session, slot, rule.cheap)),
         "minimum": rule.minimum,
     }
     return JobSpec(
@@ -183,6 +193,23 @@ def _spec(session: Session, context: Context, slot: Slot, key: str) -> JobSpec:
         deadline=context.clock.now() + EVIDENCE_SECONDS,
         device="cpu",
     )
+
+
+def _alarmed(found: Mapping[str, Compared], cheap: DriftRow | None) -> list[dict[str, Any]]:
+    """The slices over which the cheap look alarmed: their kind, name and windows, for the evidence job."""
+    drifted = [column for column in cheap.report["columns"] if column["drifted"]] if cheap else []
+    names = {column["slice"] for column in drifted if column.get("slice")}
+    told = [
+        {
+            "kind": kind,
+            "slice": name,
+            "reference": [reference.slices[name].first, reference.slices[name].last],
+            "current": [window.slices[name].first, window.slices[name].last],
+        }
+        for kind, (_, reference, window) in found.items()
+        for name in sorted(names & set(reference.slices) & set(window.slices))
+    ]
+    return told[:EVIDENT_SLICES]
 
 
 def _span(key: str) -> tuple[int, int]:

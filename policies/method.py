@@ -53,8 +53,8 @@ def large(report: DriftReport | None) -> bool:
     """Whether questions and answers both drifted, in at least half of the columns."""
     if report is None or not (report.judged and report.drifted) or report.kind != "both":
         return False
-    drifted = sum(column.drifted for column in report.columns)
-    return bool(report.columns) and drifted >= LARGE_SHARE * len(report.columns)
+    columns = [column for column in report.columns if not column.slice]
+    return bool(columns) and sum(column.drifted for column in columns) >= LARGE_SHARE * len(columns)
 
 
 def _why_distill(snapshot: Snapshot, policy: Policy) -> str:

@@ -136,7 +136,8 @@ class Verdict:
 class DriftColumn:
     """One column's comparison. `statistic` names the number (psi, chi2_p, rate_difference, …) in `value`.
 
-    `since`: the sequence number with which the drift begins, 0 where none does.
+    `since`: the sequence number with which the drift begins, 0 where none does. `slice`: whose column it is ("tenant=acme",
+    and then `column` is "topic[tenant=acme]"), "" for all records.
     """
 
     column: str
@@ -148,6 +149,7 @@ class DriftColumn:
     current_n: int
     note: str = ""
     since: int = 0
+    slice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class DriftReport:
     """What a detector saw between two windows; a window is (first, last] of ingest sequence numbers.
 
     `kind` is `inputs`, `outcomes`, `both`, or empty while nothing drifted. `judged` is false below the minimum count.
+    `columns` are those of all records, and of a slice those that drifted; `slices` names the slices that were judged.
     """
 
     detector: str
@@ -167,6 +170,7 @@ class DriftReport:
     current: tuple[int, int] = (0, 0)
     at: float = 0.0
     files: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

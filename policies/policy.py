@@ -45,7 +45,8 @@ class Drift:
     into `blocks` consecutive blocks, of which `agree` must show the drift. `false_alarms`: how many a month of 30 days are
     accepted while nothing changes; every look spends its share of it. `reference_days`: how far back the reference
     reaches, so that it knows whole weeks, but never beyond the drift that its version has answered. `every_seconds`:
-    between two cheap looks. `evidence_schedule`: a cron line in UTC. `options`: a table for each detector, by its name.
+    between two cheap looks. `evidence_schedule`: a cron line in UTC. `slices`: columns of words (or `tenant`) whose values
+    are looked at one by one; of ratings every word is one. `options`: a table for each detector, by its name.
     """
 
     cheap: str = "psi"
@@ -58,12 +59,18 @@ class Drift:
     reference_days: float = 28.0
     every_seconds: float = 60.0
     evidence_schedule: str = "0 2 * * *"
+    slices: tuple[str, ...] = ("tenant",)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def block(self) -> int:
         """Records of a block."""
         return max(1, self.current // self.blocks)
+
+    @property
+    def slice_block(self) -> int:
+        """Records of a slice in a block of its own: so many that all blocks together hold the minimum."""
+        return max(1, -(-self.minimum // self.blocks))
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,15 +164,15 @@ def test_outcomes_are_the_ratings_of_one_version_and_of_its_slices(session: Sess
     for name in ("bot@old", "bot@new"):
         mine = [row for row in rated if row.model_version == name]
         window = windows.window(session, "bot", "outcomes", 0, ROWS, version=name)
-        rating, tenant = window.columns["rating"], window.columns["rating[tenant=acme]"]
+        rating, tenant = window.columns["rating"], window.slices["tenant=acme"].columns["rating"]
         assert (rating.good, rating.neutral, rating.bad) == tuple(
             sum(row.rating == value for row in mine) for value in (1.0, 0.0, -1.0)
         )
         assert (tenant.good, tenant.bad) == tuple(
             sum(row.rating == value and row.tenant == "acme" for row in mine) for value in (1.0, -1.0)
         )
-        assert {"rating[device=phone]", "rating[device=desk]"} < set(window.columns)
-        assert "rating[tenant=]" not in window.columns
+        assert {"device=phone", "device=desk"} < set(window.slices)
+        assert "tenant=" not in window.slices
     assert windows.window(session, "bot", "outcomes", 0, ROWS, version="bot@gone").n == 0
 
 
