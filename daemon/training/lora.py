@@ -42,8 +42,13 @@ class Options:
     `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
     learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
     answers that it already gives (above 0 it needs engine = "packed").
+    These, too, are about SFT and need engine = "packed": `sft_forgotten`: share in (0, 1] of the replayed answers that are
+    trained on, those that the champion is least sure of (1: all; the others cost a look each). `sft_mask`: perplexity
+    under the champion above which a token isn't learned (0: all are). `sft_ewc`: strength of the pull on weights that
+    replayed answers need (0: none).
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
+    `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -66,6 +71,9 @@ class Options:
     sft_lr: float = 2e-4
     sft_drop: float = 0.0
     sft_hold: float = 0.0
+    sft_forgotten: float = 1.0
+    sft_mask: float = 0.0
+    sft_ewc: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -80,6 +88,7 @@ class Options:
     edit_weight: float = 1.0
     imitate_positives: bool = True
     merge: float = 1.0
+    slao: bool = False
     schedule: str = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -103,17 +112,19 @@ class Options:
             raise ValueError("dpo_robust lies in [0, 0.5)")
         if not 0 <= self.sft_drop < 1:
             raise ValueError("sft_drop lies in [0, 1)")
-        if not 0 <= self.sft_hold <= 1 or (self.sft_hold and self.engine == "trl"):
-            raise ValueError('sft_hold lies in [0, 1], and needs engine = "packed" above 0')
-        if not 0 < self.merge <= 1:
-            raise ValueError("merge lies in (0, 1]")
+        if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:
+            raise ValueError("sft_hold lies in [0, 1], sft_forgotten and merge in (0, 1]")
+        if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0:
+            raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0")
+        if self.engine == "trl" and (self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc):
+            raise ValueError('sft_hold, sft_forgotten, sft_mask and sft_ewc need engine = "packed"')
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all stages share; `context` in tokens."""
+    """What all stages share; `context` in tokens, `updates` that the adapter holds when this one has ended."""
 
     job: Job
     options: Options
@@ -122,6 +133,7 @@ class Run:
     context: int
     gpu: bool
     checkpoint: Path
+    updates: int
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -193,7 +205,8 @@ def _prepare(job: Job, options: Options) -> tuple[Run, str]:
     fresh = adapters.why_fresh(champion, int(job.inputs.get("depth", 0)), _shape(options), linear)
     checkpoint = resume.claim(job, job.inputs.get("options", {}))
     longest = min(context, options.max_length or context)
-    return Run(job, options, champion, tokenizer, longest, gpu, checkpoint), fresh
+    updates = 1 if fresh else int(job.inputs.get("depth", 0)) + 1
+    return Run(job, options, champion, tokenizer, longest, gpu, checkpoint, updates), fresh
 
 
 def _shape(options: Options) -> Any:
@@ -232,7 +245,7 @@ def _fit(
     from daemon.training import adapters, tokens
     from daemon.training.meter import Meter
     from daemon.training.plan import Plan
-    from daemon.training.retain import merge
+    from daemon.training.retain import merge, slao
 
     begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
@@ -243,14 +256,17 @@ def _fit(
         run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
     )
     meter = Meter(run.job.progress, name, *span)
+    if options.slao:
+        slao.begin(model)
     start = adapters.trained(model)
     fitted = _engine(options)(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
     merge.back(model, start, options.merge)
+    if options.slao:
+        slao.back(model, start, run.updates)
     facts = {
         "engine": options.engine,
         "examples": len(samples),
         "dropped": dropped,
-        "tokens": round(sum(one.cost for one in samples) * plan.epochs),
         "micro_batch": micro,
         **asdict(fitted),
         "seconds": perf_counter() - begin,
