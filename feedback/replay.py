@@ -1,19 +1,20 @@
 """In which order old records are replayed: every span of history and every slice in turn, so that none is crowded out.
 
-Owns: the order. Refuses to know records and quotas (`feedback.dataset` takes as many as it needs), and which of them are
-forgotten: that takes the champion (`daemon.training.retain.forgotten`). Called by `feedback.dataset`.
+Owns: the order. Refuses to know records, quotas and what makes a slice (`feedback.dataset`: the bin of a prompt's telling
+word), and which records are forgotten: that takes the champion, so a training job looks (`[method.options.lora]
+sft_forgotten`). Called by `feedback.dataset`.
 
 Balanced reservoirs hold more than uniform ones where history is uneven: Chrysakis & Moens 2020, "Online continual
-learning from imbalanced data" (ICML). A slice is the bin of a prompt's telling word (`feedback.topics`).
+learning from imbalanced data" (ICML).
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
-from feedback.topics import topic
-
+T = TypeVar("T")
 SPANS = 10  # of history that replay is drawn from alike, so that a busy month doesn't crowd out a quiet one
 
 
@@ -23,11 +24,6 @@ class Old:
 
     seq: int
     slice: str
-
-
-def slice_of(prompt: str) -> str:
-    """The slice that a prompt belongs to."""
-    return topic(prompt)
 
 
 def spans(seqs: Sequence[int]) -> list[list[int]]:
@@ -43,14 +39,16 @@ def spans(seqs: Sequence[int]) -> list[list[int]]:
 def order(old: Sequence[Old], seed: int) -> list[int]:
     """All sequence numbers: one from every span in turn, within a span one from every slice in turn, shuffled by `seed`."""
     slices = {one.seq: one.slice for one in old}
-    return list(in_turn([in_turn(_parts(span, slices, seed)) for span in spans(list(slices))]))
+    turns = [in_turn(_parts(span, slices, seed, place)) for place, span in enumerate(spans(list(slices)))]
+    return list(in_turn(turns))
 
 
-def _parts(span: Sequence[int], slices: dict[int, str], seed: int) -> list[Iterator[int]]:
+def _parts(span: Sequence[int], slices: dict[int, str], seed: int, place: int) -> list[Iterator[int]]:
     parts: defaultdict[str, list[int]] = defaultdict(list)
     for seq in shuffled(span, seed):
         parts[slices[seq]].append(seq)
-    return [iter(parts[name]) for name in sorted(parts, key=lambda name: digest(seed, name))]
+    # Another slice comes first in every span: a quota of one a span would else be of one slice.
+    return [iter(parts[name]) for name in sorted(parts, key=lambda name: digest(seed, f"{place}:{name}"))]
 
 
 def in_turn(parts: Sequence[Iterator[int]]) -> Iterator[int]:
@@ -66,9 +64,11 @@ def in_turn(parts: Sequence[Iterator[int]]) -> Iterator[int]:
         left = kept
 
 
-def shuffled(seqs: Sequence[int], seed: int) -> list[int]:
-    """In the order of their hashes: one more record leaves the order among the others as it was."""
-    return sorted(seqs, key=lambda seq: digest(seed, str(seq)))
+def shuffled(values: Iterable[T], seed: int, name: Callable[[T], str] = str) -> list[T]:
+    """By hash and not by a generator: what is drawn doesn't depend on the order that a database answers in, and one more
+    record leaves the order among the others as it was.
+    """
+    return sorted(values, key=lambda value: digest(seed, name(value)))
 
 
 def digest(seed: int, name: str) -> bytes:

@@ -32,6 +32,7 @@ from daemon.training.plan import Plan
 from daemon.training.retain import merge
 from daemon.transformers_model import completion_tokens, open_tokenizer, open_weights, prompt_tokens
 from feedback import replay
+from feedback.topics import topic
 from policies.mixture import quotas
 from policies.policy import MixtureShares
 from tests.benchmarks import _banking77 as bank
@@ -135,7 +136,7 @@ def _lines(world: World, learner: Learner, step: int) -> list[dict[str, Any]]:
         return [_line(query, "new") for query in _of(world, range(arriving + 1))]
     new, old = _of(world, [arriving]), _of(world, range(arriving))
     count = quotas(len(new), MixtureShares(replay=learner.replay), world.seed).replay
-    aged = [replay.Old(seq, replay.slice_of(query.text)) for seq, query in enumerate(old)]
+    aged = [replay.Old(seq, topic(query.text)) for seq, query in enumerate(old)]
     drawn = replay.order(aged, world.seed + step)[:count]
     return [_line(query, "new") for query in new] + [_line(old[seq], "replay") for seq in drawn]
 
