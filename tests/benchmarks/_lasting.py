@@ -8,7 +8,7 @@ token is the likeliest after the ones before it, which one pass over the right a
 """
 
 import json
-import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +42,7 @@ SHAPE = base.Shape(vocabulary=1000, layers=2, hidden=96, ffn=256, context=128)
 HELD_OUT = 0.12  # of the training queries, on which recipes are chosen
 BLOCK = 128  # test queries at once
 ROUND = 1 << 16
+MUTE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,21 @@ class Learner:
     replay: float = 0.0
     joint: bool = False
     full: bool = False
+    mute: bool = False
     steps: tuple[int, ...] = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One learner of one seed: `most` training queries an intent, `epochs` of the first model, `folder` of all of them."""
+
+    learner: Learner
+    seed: int
+    folder: Path
+    intents: int = 11
+    most: int = 80
+    epochs: float = 12.0
+    validate: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,30 +134,28 @@ def accuracies(step: Mapping[str, Any]) -> list[float]:
     return [marks.count("1") / len(marks) for marks in step["right"]]
 
 
-def tokens_of_all(world: World, step: int) -> int:
+def tokens_of_all(spec: Spec, step: int) -> int:
     """Tokens of one look at every training query of the domains that are known after a step."""
-    tokenizer = open_tokenizer(world.first)
-    return sum(one.cost for one in tokens.encode(tokenizer, _examples(_of(world, range(bank.KNOWN + step))), 128)[0])
-
-
-def _of(world: World, domains: Sequence[int]) -> list[Query]:
-    return world.data.of(domains)
+    data = queries(spec.intents, spec.most, validate=spec.validate)
+    examples = [Example("sft", tuple(tiny.ask(q.text)), bank.answer(q)) for q in data.of(range(bank.KNOWN + step))]
+    return sum(one.cost for one in tokens.encode(open_tokenizer(first(spec)), examples, SHAPE.context)[0])
 
 
 def _lines(world: World, learner: Learner, step: int) -> list[dict[str, Any]]:
     """What a step reads: its domain's queries, and a draw of the old ones as `feedback.dataset` would make it."""
     arriving = bank.KNOWN + step - 1
     if learner.joint:
-        return [_line(query, "new") for query in _of(world, range(arriving + 1))]
-    new, old = _of(world, [arriving]), _of(world, range(arriving))
+        return [_line(query, "new") for query in world.data.of(range(arriving + 1))]
+    new, old = world.data.of([arriving]), world.data.of(range(arriving))
     count = quotas(len(new), MixtureShares(replay=learner.replay), world.seed).replay
     aged = [replay.Old(seq, topic(query.text)) for seq, query in enumerate(old)]
     drawn = replay.order(aged, world.seed + step)[:count]
-    return [_line(query, "new") for query in new] + [_line(old[seq], "replay") for seq in drawn]
+    weight = MUTE if learner.mute else 1.0
+    return [_line(query, "new") for query in new] + [_line(old[seq], "replay", weight=weight) for seq in drawn]
 
 
-def _line(query: Query, origin: str) -> dict[str, Any]:
-    return tiny.line("sft", query.text, bank.answer(query), origin=origin)
+def _line(query: Query, origin: str, **more: Any) -> dict[str, Any]:
+    return tiny.line("sft", query.text, bank.answer(query), origin=origin, **more)
 
 
 def _adapter(
@@ -182,10 +195,6 @@ def _full(world: World, learner: Learner, step: int, start: Ref, lines: Sequence
     return Ref(f"{world.first.name}-{step}", str(folder / "output")), fitted.tokens + fitted.asked
 
 
-def _examples(some: Sequence[Query]) -> list[Example]:
-    return [Example("sft", tuple(tiny.ask(query.text)), bank.answer(query)) for query in some]
-
-
 @torch.inference_mode()
 def _known(world: World, ref: Ref, step: int) -> dict[str, Any]:
     """A mark for every test query of every domain that has arrived: 1 where it is answered right."""
@@ -208,14 +217,25 @@ def _known(world: World, ref: Ref, step: int) -> dict[str, Any]:
     return {"right": right}
 
 
-def run(spec: Mapping[str, Any]) -> dict[str, Any]:
+def first(spec: Spec) -> Ref:
+    """The entry of a process: a seed's first model."""
+    torch.set_num_threads(1)
+    data = queries(spec.intents, spec.most, validate=spec.validate)
+    return first_model(data, spec.folder / f"first-{spec.seed}", spec.seed, spec.epochs)
+
+
+def run(spec: Spec) -> dict[str, Any]:
     """The entry of a process: one learner of one seed; what it found is kept, and not made again."""
-    kept = Path(spec["folder"]) / f"{spec['learner'].name}-{spec['seed']}.json"
+    kept = spec.folder / f"{spec.learner.name}-{spec.seed}.json"
     if not kept.exists():
-        data = queries(spec["intents"], spec["most"], validate=spec["validate"])
-        first = Ref(name=f"bank@{spec['seed']:012d}", folder=str(Path(spec["folder"]) / f"first-{spec['seed']}"))
-        world = World(data, first, spec["seed"], Path(spec["folder"]) / f"seed-{spec['seed']}")
-        random.seed(spec["seed"])
-        kept.write_text(json.dumps(course(world, spec["learner"], spec["tell"])), encoding="utf-8")
+        data = queries(spec.intents, spec.most, validate=spec.validate)
+        world = World(data, first(spec), spec.seed, spec.folder / f"seed-{spec.seed}")
+        kept.write_text(json.dumps(course(world, spec.learner, tell)), encoding="utf-8")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return found
+
+
+def tell(line: str) -> None:
+    """A line on standard output."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
