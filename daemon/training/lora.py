@@ -45,7 +45,8 @@ class Options:
     These, too, are about SFT and need engine = "packed": `sft_forgotten`: share in (0, 1] of the replayed answers that are
     trained on, those that the champion is least sure of (1: all; the others cost a look each). `sft_mask`: perplexity
     under the champion above which a token isn't learned (0: all are). `sft_ewc`: strength of the pull on weights that
-    replayed answers need (0: none).
+    replayed answers need (0: none). `sft_osf`: share in [0, 1) of the dominant directions of every adapted layer along
+    which nothing moves (0: none; it needs an unquantised base).
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
     `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors.
@@ -74,6 +75,7 @@ class Options:
     sft_forgotten: float = 1.0
     sft_mask: float = 0.0
     sft_ewc: float = 0.0
+    sft_osf: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -114,10 +116,11 @@ class Options:
             raise ValueError("sft_drop lies in [0, 1)")
         if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:
             raise ValueError("sft_hold lies in [0, 1], sft_forgotten and merge in (0, 1]")
-        if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0:
-            raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0")
-        if self.engine == "trl" and (self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc):
-            raise ValueError('sft_hold, sft_forgotten, sft_mask and sft_ewc need engine = "packed"')
+        if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0 or not 0 <= self.sft_osf < 1:
+            raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0, sft_osf lies in [0, 1)")
+        held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
+        if held and self.engine == "trl":
+            raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 

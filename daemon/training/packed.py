@@ -24,7 +24,7 @@ from daemon.training.meter import Meter
 from daemon.training.objectives import dpo, kto, sft
 from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
-from daemon.training.retain import asked, ewc, forgotten, kl, mask
+from daemon.training.retain import asked, ewc, forgotten, kl, mask, osf
 from daemon.training.retain.asked import Counted
 from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
@@ -110,7 +110,11 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         micro=plan.micro,
     )
     lengths = [one.cost for one in samples]
-    fitted = loop.fit(model, steps, task.loss, task.sizes, lengths, settings, folder, meter, task.before)
+    back = osf.keeper(model, plan.osf) if plan.osf and plan.name == "sft" else None
+    before = (lambda *_: back()) if back else task.before
+    fitted = loop.fit(model, steps, task.loss, task.sizes, lengths, settings, folder, meter, before)
+    if back:
+        back()
     fitted.asked = counted.tokens
     return fitted
 

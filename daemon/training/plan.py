@@ -13,7 +13,8 @@ class Plan:
 
     For answers to imitate alone: `drop`: share of a prompt's tokens that is hidden, anew every time; `hold`: share of the
     champion's own soft targets in what it already says right; `mask`: perplexity above which a token isn't learned;
-    `forgotten`: share of the replayed answers that is trained on; `ewc`: strength of the pull to where weights began.
+    `forgotten`: share of the replayed answers that is trained on; `ewc`: strength of the pull to where weights began;
+    `osf`: share of each layer's dominant directions that stay.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Plan:
     mask: float = 0.0
     forgotten: float = 1.0
     ewc: float = 0.0
+    osf: float = 0.0
 
     @classmethod
     def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
@@ -59,4 +61,5 @@ class Plan:
             mask=options.sft_mask,
             forgotten=options.sft_forgotten,
             ewc=options.sft_ewc,
+            osf=options.sft_osf,
         )

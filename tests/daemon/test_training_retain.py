@@ -243,3 +243,34 @@ def test_the_engine_obeys_every_retainer(base: Ref, tmp_path: Path) -> None:
     assert not torch.equal(plain, masked)
     far, near = (fitted(base, tmp_path / f"{strength}", ewc=strength, epochs=20.0)[0] for strength in (0.0, 1e6))
     assert near.norm().item() < 0.8 * far.norm().item()
+
+
+def test_what_a_layer_does_most_stays_what_it_was(base: Ref, tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import packed
+    from daemon.training.meter import Meter
+    from daemon.transformers_model import open_tokenizer
+
+    def product(layer: Any) -> Any:
+        return (layer.get_base_layer().weight + layer.get_delta_weight("default")).detach()
+
+    def moved(share: float) -> tuple[Any, Any]:
+        """How far a layer's weight moved, and how far between its first singular directions."""
+        model = opened(base)
+        layer = next(one for one in model.modules() if "default" in getattr(one, "lora_A", ()))
+        before = product(layer)
+        left, values, right = torch.linalg.svd(before)
+        count = len(values) // 4
+        done = plan("sft", osf=share, batch=2, micro=2)
+        packed.fit(
+            model, open_tokenizer(base), replayed(model), done, tmp_path / str(share), Meter(lambda *_: None, "x")
+        )
+        change = product(layer) - before
+        return change.norm(), (left[:, :count].T @ change @ right[:count].T).norm()
+
+    whole, between = moved(0.25)
+    assert whole > 0.05
+    assert between < 1e-4 * whole
+    whole, between = moved(0.0)
+    assert between > 1e-2 * whole
