@@ -47,6 +47,7 @@ class Options:
     under the champion above which a token isn't learned (0: all are). `sft_ewc`: strength of the pull on weights that
     replayed answers need (0: none). `sft_osf`: share in [0, 1) of the dominant directions of every adapted layer along
     which nothing moves (0: none; it needs an unquantised base).
+    `favour_new`: how many times as much a new record counts as a replayed one that is as old and as trusted.
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
     `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors.
@@ -88,6 +89,7 @@ class Options:
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
     edit_weight: float = 1.0
+    favour_new: float = 1.0
     imitate_positives: bool = True
     merge: float = 1.0
     slao: bool = False
@@ -100,8 +102,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is one of {', '.join(ENGINES)}")
-        if self.edit_weight < 1 or (self.edit_weight > 1 and self.engine == "trl"):
-            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it')
+        if self.edit_weight < 1 or self.favour_new <= 0 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it; favour_new is above 0')
         if self.rank < 1 or self.alpha < 1 or self.batch < 2:
             raise ValueError("rank and alpha are at least 1, batch at least 2")
         if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
@@ -252,6 +254,7 @@ def _fit(
 
     begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
+    samples = tokens.favoured(samples, options.favour_new)
     samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
     plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=run.gpu)
     set_seed(run.job.seed)

@@ -87,6 +87,11 @@ def evened(samples: Sequence[Sample], sizes: Sequence[int]) -> list[Sample]:
     return [replace(one, weight=one.weight / mean) for one in samples]
 
 
+def favoured(samples: Sequence[Sample], factor: float) -> list[Sample]:
+    """The same samples; one that isn't replayed weighs `factor` times as much as one that is."""
+    return [one if one.replayed else replace(one, weight=factor * one.weight) for one in samples]
+
+
 def drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """The samples repeated by weight (mean 1): floor(weight) times, once more with the rest's probability.
 

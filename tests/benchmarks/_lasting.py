@@ -186,6 +186,8 @@ def _full(world: World, learner: Learner, step: int, start: Ref, lines: Sequence
     tokenizer, model = open_tokenizer(start), open_weights(start).train()
     examples = [Example("sft", tuple(line["messages"]), line["completion"], origin=line["origin"]) for line in lines]
     samples, _ = tokens.encode(tokenizer, examples, SHAPE.context)
+    samples = tokens.favoured(samples, options.favour_new)
+    samples = tokens.evened(samples, [len(one.answer) for one in samples])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     plan = Plan.of(options, "sft", len(samples), options.batch, seed=world.seed, gpu=False)
     fitted = packed.fit(model, tokenizer, samples, plan, folder / "checkpoint", Meter(lambda *_: None, "full"))

@@ -274,3 +274,15 @@ def test_what_a_layer_does_most_stays_what_it_was(base: Ref, tmp_path: Path) -> 
     assert between < 1e-4 * whole
     whole, between = moved(0.0)
     assert between > 1e-2 * whole
+
+
+def test_a_new_record_counts_as_often_as_it_is_favoured() -> None:
+    from dataclasses import replace
+
+    from daemon.training.tokens import Sample, evened, favoured
+
+    new = Sample([5], [6, 1], [], True, 1.0)
+    rows = [new, replace(new, replayed=True), replace(new, replayed=True)]
+    weights = [one.weight for one in evened(favoured(rows, 2.0), [1] * 3)]
+    assert weights == pytest.approx([1.5, 0.75, 0.75])
+    assert favoured(rows, 1.0) == rows
