@@ -34,14 +34,14 @@ LORA = {
     "save_steps": 0, "threads": 1,
 }  # fmt: skip
 FULL = {**LORA, "sft_lr": 1.5e-3}
-DEFAULT = {"sft_epochs": 4.0}
+DEFAULT = {"sft_epochs": 4.0, "batch": 16, "sft_lr": 4e-3, "favour_new": 2.0}
 PLAIN = {**LORA, "sft_drop": 0.0}
 SHARE = 0.5  # of old queries where a single retainer needs some
 LEARNERS = (
     Learner("joint LoRA", LORA, joint=True),
     Learner("joint full", FULL, joint=True, full=True),
     Learner("default LoRA", {**LORA, **DEFAULT}, replay=0.9),
-    Learner("default full", {**FULL, **DEFAULT}, replay=0.9, full=True),
+    Learner("default full", {**FULL, **DEFAULT, "sft_lr": 1.5e-3}, replay=0.9, full=True),
     Learner("sequential", PLAIN),
     Learner("replay", PLAIN, replay=SHARE),
     Learner("KL", {**PLAIN, "sft_hold": 1.0}, replay=SHARE),
@@ -49,6 +49,7 @@ LEARNERS = (
     Learner("mask", {**PLAIN, "sft_mask": 1000.0}),
     Learner("merge", {**PLAIN, "merge": 0.5}),
     Learner("SLAO", {**PLAIN, "slao": True}),
+    Learner("OSF", {**PLAIN, "sft_osf": 0.5}),
     Learner("EWC", {**PLAIN, "sft_ewc": 1e4}, replay=SHARE, mute=True),
     Learner("TRL", {**PLAIN, "engine": "trl"}),
 )
