@@ -68,7 +68,7 @@ class Spec:
     seed: int
     folder: Path
     intents: int = 11
-    most: int = 80
+    most: int = 60
     epochs: float = 12.0
     validate: bool = False
 

@@ -1,7 +1,8 @@
 """What lasts: banking77 arrives domain after domain, learned by updates that hold what was known, against joint training.
 
 Owns: the learners, the table, the claims. Refuses to know how a learner is run (`_lasting`). Called as
-`python -m tests.benchmarks.learning_stream --out FILE [--quick] [--validate] [--keep FOLDER] [--workers N]`.
+`python -m tests.benchmarks.learning_stream --out FILE [--quick] [--validate] [--keep FOLDER] [--seeds N ...]
+[--learners NAME ...] [--workers N]`.
 
 The model knows three domains of seven; four more arrive one by one. Every learner begins with the same first model of a
 seed. Joint training begins there too, each time a domain arrives, and reads every query so far. The recipe of the default
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ LEARNERS = (
     Learner("EWC", {**PLAIN, "sft_ewc": 1e4}, replay=SHARE, mute=True),
     Learner("TRL", {**PLAIN, "engine": "trl"}),
 )
-QUICK = ("joint LoRA", "joint full", "default LoRA", "default full", "sequential", "replay")
+QUICK = ("joint LoRA", "joint full", "default LoRA", "default full")
 DRAWS = 1000
 KINDS = ("LoRA", "full")
 GAP, TRANSFER, SHARE_OF_JOINT, TOKENS = 2.0, -1.0, 0.95, 0.5
@@ -114,24 +115,34 @@ def _when(domain: int) -> int:
     return max(0, domain - bank.KNOWN + 1)
 
 
-def main() -> int:
-    """Run it; 0 when every claim holds."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="learning_stream", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="one seed, three intents a domain, fewer learners")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, three intents a domain, the learners of the claims"
+    )
     parser.add_argument("--validate", action="store_true", help="test on held-out training queries: to choose recipes")
     parser.add_argument("--keep", type=Path, help="folder of what was made; learners that are there aren't run again")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    names = [one.name for one in LEARNERS]
+    parser.add_argument("--learners", nargs="*", choices=names, default=names, help="beside those of the claims")
     parser.add_argument("--workers", type=int, default=2, help="processes at once")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run it; 0 when every claim holds."""
+    given = _arguments()
     if not bank.FOLDER.is_dir():
         sys.stderr.write(f"{bank.FOLDER} is not there: put banking77's train.csv, test.csv and categories.json there\n")
         return 69
     seeds = given.seeds[:1] if given.quick else given.seeds
-    learners = [one for one in LEARNERS if one.name in QUICK or not given.quick]
-    size = {"intents": 3, "most": 40, "validate": given.validate} if given.quick else {"validate": given.validate}
+    learners = [one for one in LEARNERS if one.name in (QUICK if given.quick else (*QUICK, *given.learners))]
+    size = {"intents": 3, "most": 40} if given.quick else {}
+    if given.quick:  # as many steps of fewer examples
+        learners = [replace(one, options={**one.options, "batch": int(one.options["batch"]) // 4}) for one in learners]
     with _folder(given.keep) as folder:
-        specs = [Spec(learner, seed, folder, **size) for seed in seeds for learner in learners]
+        specs = [Spec(learner, seed, folder, validate=given.validate, **size) for seed in seeds for learner in learners]
         found = {(one["learner"], one["seed"]): one for one in _run(specs, given.workers)}
         all_once = {seed: [lasting.tokens_of_all(_of(specs, seed), step) for step in range(1, 5)] for seed in seeds}
     marks = Marks.of(found, seeds)
