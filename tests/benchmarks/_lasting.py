@@ -113,7 +113,10 @@ def first_model(data: bank.Data, folder: Path, seed: int, epochs: float) -> Ref:
 
 
 def course(world: World, learner: Learner, tell: Callable[[str], None]) -> dict[str, Any]:
-    """A learner's whole way: for every step what it read and took, and which test queries it answers right."""
+    """A learner's whole way: for every step which test queries it answers right, what it read and took.
+
+    `tokens` are those that it learned from, `asked` those that the champion was asked about before the first step.
+    """
     torch.set_num_threads(1)
     champion, steps = world.first, [_known(world, world.first, 0)]
     for step in learner.steps:
@@ -121,8 +124,8 @@ def course(world: World, learner: Learner, tell: Callable[[str], None]) -> dict[
         start = world.first if learner.joint else champion
         began = perf_counter()
         make = _full if learner.full else _adapter
-        champion, read = make(world, learner, step, start, lines)
-        facts = {"lines": len(lines), "tokens": read, "seconds": round(perf_counter() - began, 1)}
+        champion, read, asked = make(world, learner, step, start, lines)
+        facts = {"lines": len(lines), "tokens": read, "asked": asked, "seconds": round(perf_counter() - began, 1)}
         steps.append({**_known(world, champion, step), **facts})
         shares = "  ".join(f"{100 * share:5.1f}" for share in accuracies(steps[-1]))
         tell(f"{learner.name:14} {step}  {shares}   {read / 1000:6.0f}k tokens {facts['seconds']:6.1f} s")
@@ -160,7 +163,7 @@ def _line(query: Query, origin: str, **more: Any) -> dict[str, Any]:
 
 def _adapter(
     world: World, learner: Learner, step: int, start: Ref, lines: Sequence[Mapping[str, Any]]
-) -> tuple[Ref, int]:
+) -> tuple[Ref, int, int]:
     """An update as the daemon's child makes it: a job with a training file, a champion and options."""
     folder = world.folder / learner.name / str(step)
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,11 +178,13 @@ def _adapter(
     job.output.mkdir(exist_ok=True)
     result = lora.train(job)
     stages = result["metrics"]["stages"].values()
-    read = int(result["tokens"]) + sum(stage["asked"] for stage in stages)
-    return Ref(f"{world.first.name}-{step}", str(job.output), base=world.first.folder), read
+    ref = Ref(f"{world.first.name}-{step}", str(job.output), base=world.first.folder)
+    return ref, int(result["tokens"]), sum(stage["asked"] for stage in stages)
 
 
-def _full(world: World, learner: Learner, step: int, start: Ref, lines: Sequence[Mapping[str, Any]]) -> tuple[Ref, int]:
+def _full(
+    world: World, learner: Learner, step: int, start: Ref, lines: Sequence[Mapping[str, Any]]
+) -> tuple[Ref, int, int]:
     """The same with all weights: the packed step on the model itself."""
     folder = world.folder / learner.name / str(step)
     options = parse(lora.Options, learner.options)
@@ -194,7 +199,7 @@ def _full(world: World, learner: Learner, step: int, start: Ref, lines: Sequence
     merge.back(model, before, options.merge)
     model.save_pretrained(folder / "output")
     tokenizer.save_pretrained(folder / "output")
-    return Ref(f"{world.first.name}-{step}", str(folder / "output")), fitted.tokens + fitted.asked
+    return Ref(f"{world.first.name}-{step}", str(folder / "output")), fitted.tokens, fitted.asked
 
 
 @torch.inference_mode()
