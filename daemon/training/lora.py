@@ -42,8 +42,15 @@ class Options:
     `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
     learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
     answers that it already gives (above 0 it needs engine = "packed").
+    These, too, are about SFT and need engine = "packed": `sft_forgotten`: share in (0, 1] of the replayed answers that are
+    trained on, those that the champion is least sure of (1: all; the others cost a look each). `sft_mask`: perplexity
+    under the champion above which a token isn't learned (0: all are). `sft_ewc`: strength of the pull on weights that
+    replayed answers need (0: none). `sft_osf`: share in [0, 1) of the dominant directions of every adapted layer along
+    which nothing moves (0: none; it needs an unquantised base).
+    `favour_new`: how many times as much a new record counts as a replayed one that is as old and as trusted.
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
+    `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -66,6 +73,10 @@ class Options:
     sft_lr: float = 2e-4
     sft_drop: float = 0.0
     sft_hold: float = 0.0
+    sft_forgotten: float = 1.0
+    sft_mask: float = 0.0
+    sft_ewc: float = 0.0
+    sft_osf: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -78,8 +89,10 @@ class Options:
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
     edit_weight: float = 1.0
+    favour_new: float = 1.0
     imitate_positives: bool = True
     merge: float = 1.0
+    slao: bool = False
     schedule: str = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -89,8 +102,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is one of {', '.join(ENGINES)}")
-        if self.edit_weight < 1 or (self.edit_weight > 1 and self.engine == "trl"):
-            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it')
+        if self.edit_weight < 1 or self.favour_new <= 0 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it; favour_new is above 0')
         if self.rank < 1 or self.alpha < 1 or self.batch < 2:
             raise ValueError("rank and alpha are at least 1, batch at least 2")
         if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
@@ -103,17 +116,20 @@ class Options:
             raise ValueError("dpo_robust lies in [0, 0.5)")
         if not 0 <= self.sft_drop < 1:
             raise ValueError("sft_drop lies in [0, 1)")
-        if not 0 <= self.sft_hold <= 1 or (self.sft_hold and self.engine == "trl"):
-            raise ValueError('sft_hold lies in [0, 1], and needs engine = "packed" above 0')
-        if not 0 < self.merge <= 1:
-            raise ValueError("merge lies in (0, 1]")
+        if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:
+            raise ValueError("sft_hold lies in [0, 1], sft_forgotten and merge in (0, 1]")
+        if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0 or not 0 <= self.sft_osf < 1:
+            raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0, sft_osf lies in [0, 1)")
+        held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
+        if held and self.engine == "trl":
+            raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all stages share; `context` in tokens."""
+    """What all stages share; `context` in tokens, `updates` that the adapter holds when this one has ended."""
 
     job: Job
     options: Options
@@ -122,6 +138,7 @@ class Run:
     context: int
     gpu: bool
     checkpoint: Path
+    updates: int
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -193,7 +210,8 @@ def _prepare(job: Job, options: Options) -> tuple[Run, str]:
     fresh = adapters.why_fresh(champion, int(job.inputs.get("depth", 0)), _shape(options), linear)
     checkpoint = resume.claim(job, job.inputs.get("options", {}))
     longest = min(context, options.max_length or context)
-    return Run(job, options, champion, tokenizer, longest, gpu, checkpoint), fresh
+    updates = 1 if fresh else int(job.inputs.get("depth", 0)) + 1
+    return Run(job, options, champion, tokenizer, longest, gpu, checkpoint, updates), fresh
 
 
 def _shape(options: Options) -> Any:
@@ -232,10 +250,11 @@ def _fit(
     from daemon.training import adapters, tokens
     from daemon.training.meter import Meter
     from daemon.training.plan import Plan
-    from daemon.training.retain import merge
+    from daemon.training.retain import merge, slao
 
     begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
+    samples = tokens.favoured(samples, options.favour_new)
     samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
     plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=run.gpu)
     set_seed(run.job.seed)
@@ -243,14 +262,17 @@ def _fit(
         run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
     )
     meter = Meter(run.job.progress, name, *span)
+    if options.slao:
+        slao.begin(model)
     start = adapters.trained(model)
     fitted = _engine(options)(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
     merge.back(model, start, options.merge)
+    if options.slao:
+        slao.back(model, start, run.updates)
     facts = {
         "engine": options.engine,
         "examples": len(samples),
         "dropped": dropped,
-        "tokens": round(sum(one.cost for one in samples) * plan.epochs),
         "micro_batch": micro,
         **asdict(fitted),
         "seconds": perf_counter() - begin,
