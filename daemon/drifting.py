@@ -5,22 +5,25 @@ Owns: the job's inputs and result, and how the reports of several kinds become o
 process by `daemon.jobs`; `merge` by `daemon.looking` too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from daemon import codec, schema
+from daemon import codec, encoding, schema
 from daemon.jobs import Job
 from feedback import db, drift, windows
+from feedback.samples import Vector
 from feedback.windows import Window
 from policies.errors import Refused
 from policies.model import DriftColumn, DriftReport
 
 SAMPLE = 10_000
+QUESTIONS = 500  # of each side that the encoder reads
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -29,7 +32,8 @@ def run(job: Job) -> dict[str, Any]:
     Inputs: `database`, `deployment`, `version` (whose answers the outcomes are of), `detector`, `options` (of the
     detector), `reference` and `current`, each a window [first, last] or one for each kind (of a reference also what
     `windows.aggregates` froze, for a detector that needs no rows), `kinds`, `slices` (`kind`, `slice`, `reference` and
-    `current` of each, none by default), and `minimum` (values below which a column isn't judged, 0 by default). Leaves
+    `current` of each, none by default), `encoder` (a folder, "" by default: then what questions mean is compared too),
+    `blocks` (of the current window), and `minimum` (values below which a column isn't judged, 0 by default). Leaves
     report.json and the detector's own files, those of a slice in a folder of their own.
     Raises: Misconfigured, Refused, Transient as the database and the detector do.
     """
@@ -45,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
         for done, (kind, slice, *sides) in enumerate(wanted):
             job.progress(f"comparing {kind} {slice}".strip(), done / len(wanted))
             reference, current = (
-                db.read(engine, partial(_window, job=job, kind=kind, given=given, slice=slice)) for given in sides
+                _read(engine, partial(_window, job=job, kind=kind, given=given, slice=slice), job) for given in sides
             )
             folder = job.folder / f"slice{done}" if slice else job.folder
             reports[f"{kind} {slice}"] = named(
@@ -144,6 +148,20 @@ def _window(session: Session, job: Job, kind: str, given: Any, slice: str) -> Wi
         most=windows.ENOUGH,
         slice=slice,
     )
+
+
+def _read(engine: Engine, find: Callable[[Session], Window], job: Job) -> Window:
+    """One side with its questions as the encoder reads them, where there is one to ask."""
+    window = db.read(engine, find)
+    encoder = job.inputs.get("encoder", "")
+    if not encoder or window.kind != "inputs" or window.slice:
+        return window
+    where = job.inputs["deployment"], window.first, window.last, QUESTIONS, job.seed
+    asked = db.read(engine, lambda session: windows.questions(session, *where))
+    blocks = tuple(Window(first, last, 0, {}) for first, last in job.inputs.get("blocks", ()))
+    read = encoding.encode(encoder, [question.text for question in asked])
+    vectors = tuple(Vector(one.seq, one.day, values) for one, values in zip(asked, read, strict=True))
+    return replace(window, vectors=vectors, blocks=blocks)
 
 
 def options_of(detector: ModuleType, given: Mapping[str, Any]) -> Any:

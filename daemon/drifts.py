@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from daemon import baselines
 from daemon.tables import Baseline, DriftRow, Slot
 from feedback import store, typical, windows
+from feedback.drift import meaning
 
 FEW = 4
 SLICES = 4  # that are shown by records of their own
@@ -44,14 +45,18 @@ def _column(session: Session, column: dict[str, Any], at: float) -> dict[str, An
 def _typical(session: Session, slot: Slot, row: DriftRow) -> list[dict[str, Any]]:
     """Records of the alarm's window that are most unlike the reference it was compared with, by kind and slice.
 
-    Evidence knows no beginning of a drift (`since`) and repeats what the cheap look has told: it has none. A slice has
-    records of its own where it alone drifted.
+    Evidence knows no beginning of a drift (`since`) and repeats what the cheap look has told: it has none, nor has the
+    report on meaning, which the cheap one takes over. A slice has records of its own where it alone drifted.
     """
     drifted = [column for column in row.report.get("columns", []) if column.get("since")]
-    frozen = _compared(session, slot, row) if drifted else None
+    frozen = _compared(session, slot, row) if drifted and row.detector != meaning.NAME else None
     if frozen is None:
         return []
     found = []
+    for column in drifted:
+        if column.get("typical"):
+            told = typical.named(session, slot.deployment, column["typical"], FEW)
+            found += [{"kind": "inputs", "slice": "", "column": column["column"], **record} for record in told]
     for kind in ("inputs", "outcomes"):
         reference = frozen if kind == "inputs" else baselines.newest(session, slot.id, kind, frozen.version)
         if reference is None or row.report["kind"] not in (kind, "both"):

@@ -179,6 +179,8 @@ def _plugged(policy: Policy, place: Place) -> Policy:
     teacher = method.teacher
     if place.base is not None and teacher not in ("", "self"):
         teacher = str(place.base / Path(teacher).expanduser())
+    if place.base is not None and drift.encoder:
+        drift = dataclasses.replace(drift, encoder=str(place.base / Path(drift.encoder).expanduser()))
     drift = dataclasses.replace(drift, options=_tables("feedback.drift", drift.options, place.inside("drift.options")))
     options = _tables("daemon.training", method.options, place.inside("method.options"))
     return dataclasses.replace(

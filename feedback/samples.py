@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
@@ -28,6 +30,15 @@ class Question:
     seq: int
     day: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """The same as an encoder reads it: `values` is (dimensions,)."""
+
+    seq: int
+    day: str
+    values: NDArray[np.float64]
 
 
 def columns(row: Record) -> dict[str, sketch.Value]:

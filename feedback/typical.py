@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from feedback import sketch
@@ -30,13 +30,8 @@ def records(
     record of the judge fold: who reads it may teach it; nor one that was erased or is held back.
     """
     outcomes = current.kind == "outcomes"
-    query = select(Record).where(
-        Record.deployment == deployment,
-        Record.kind == current.records,
-        Record.seq > current.first,
-        Record.seq <= current.last,
-        Record.fold == "train",
-        Record.state.in_(("live", "superseded")),
+    query = _showable(deployment).where(
+        Record.kind == current.records, Record.seq > current.first, Record.seq <= current.last
     )
     if outcomes:
         query = query.where(Record.model_version == version, Record.rating < -sketch.NEUTRAL)
@@ -56,6 +51,23 @@ def records(
             found[prompt] = (score, told)
     best = sorted(found.values(), key=lambda one: (-one[0], -one[1]["seq"]))
     return [told for _, told in best[:n]]
+
+
+def named(session: Session, deployment: str, seqs: Sequence[int], n: int) -> list[dict[str, Any]]:
+    """The same of up to `n` of the records that a detector has named, in its order; each prompt once."""
+    rows = {row.seq: row for row in session.scalars(_showable(deployment).where(Record.seq.in_(seqs)))}
+    found: dict[str, dict[str, Any]] = {}
+    for row in (rows[seq] for seq in seqs if seq in rows):
+        prompt = question(row.body["messages"]) if row.body.get("messages") else ""
+        told = {"id": row.id, "seq": row.seq, "ingested": row.ingested, "prompt": prompt, "columns": {}}
+        found.setdefault(prompt, told)
+    return list(found.values())[:n]
+
+
+def _showable(deployment: str) -> Select[Record]:
+    return select(Record).where(
+        Record.deployment == deployment, Record.fold == "train", Record.state.in_(("live", "superseded"))
+    )
 
 
 def _unlike(values: dict[str, sketch.Value], reference: Window, current: Window, drifted: Sequence[str]) -> float:

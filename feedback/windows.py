@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from feedback import counts, samples, sketch, slices, streams
 from feedback.counts import ColumnSketch, Days
+from feedback.samples import Question, Vector
 from feedback.slices import Columns, Part
 from feedback.streams import Stream
 from policies.errors import Corrupt, Refused
@@ -43,6 +44,7 @@ class Window:
     `kind` is inputs or outcomes; outcomes have one column, `rating`. `counts` are the columns by weekday of ingest.
     `blocks` are the parts of a current window, oldest first. Rows of `sample` are columns by name, at most as many as
     were asked for. `slices` are windows too, by their names ("tenant=acme"); `slice` is the name of such a one.
+    `vectors` are questions as an encoder reads them, where one was asked.
     """
 
     first: int
@@ -56,6 +58,7 @@ class Window:
     blocks: tuple["Window", ...] = field(default=(), repr=False)
     slice: str = ""
     slices: Mapping[str, "Window"] = field(default_factory=dict, repr=False)
+    vectors: Sequence[Vector] = field(default=(), repr=False)
 
     def days(self, column: str) -> Days:
         """The counts of a column by weekday of ingest."""
@@ -161,6 +164,12 @@ def between(
         if name in wide and wide[name][0] <= streams.before(block) < wide[name][1]:
             counts.add(total[name].setdefault(column, {}), days)
     return {name: _made(kind, stream.records, *spans[name], columns, name) for name, columns in total.items()}
+
+
+def questions(session: Session, deployment: str, first: int, last: int, size: int, seed: int) -> list[Question]:
+    """What up to `size` records of the inputs of (first, last] asked, by a seeded draw."""
+    stream = streams.stream(session, deployment, "inputs", "")
+    return samples.questions(session, stream.rows, (first, last), size, seed)
 
 
 def latest(session: Session, deployment: str, kind: Kind, n: int, *, version: str = "") -> tuple[int, int]:
@@ -279,7 +288,7 @@ def _by_block(
         some = newest[start : start + READ]
         for block, name, column, days in streams.sliced(session, stream, streams.between(some[-1], some[0] + 1)):
             if streams.before(block) >= after.get(name, 0):
-                found.setdefault(name, {}).setdefault(block, {})[column] = days
+                found.setdefault(name, {}).setdefault(block, {})[column] = dict(days)
         read += sum(reach[block] for block in some)
         sizes = {name: sum(map(slices.size, by.values())) for name, by in found.items()}
         if not any(n < enough <= n * whole / read for n in sizes.values()):

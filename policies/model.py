@@ -136,8 +136,9 @@ class Verdict:
 class DriftColumn:
     """One column's comparison. `statistic` names the number (psi, chi2_p, rate_difference, …) in `value`.
 
-    `since`: the sequence number with which the drift begins, 0 where none does. `slice`: whose column it is ("tenant=acme",
-    and then `column` is "topic[tenant=acme]"), "" for all records.
+    `since`: the sequence number with which the drift begins, 0 where none does. `slice`: whose column it is
+    ("tenant=acme", and then `column` is "topic[tenant=acme]"), "" for all records. `typical`: sequence numbers of records
+    that are typical of what is new, where the detector knows them.
     """
 
     column: str
@@ -150,6 +151,7 @@ class DriftColumn:
     note: str = ""
     since: int = 0
     slice: str = ""
+    typical: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

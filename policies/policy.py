@@ -46,7 +46,8 @@ class Drift:
     accepted while nothing changes; every look spends its share of it. `reference_days`: how far back the reference
     reaches, so that it knows whole weeks, but never beyond the drift that its version has answered. `every_seconds`:
     between two cheap looks. `evidence_schedule`: a cron line in UTC. `slices`: columns of words (or `tenant`) whose values
-    are looked at one by one; of ratings every word is one. `options`: a table for each detector, by its name.
+    are looked at one by one; of ratings every word is one. `encoder`: folder of a sentence encoder, by which the meaning of
+    questions is compared in a job ("": it isn't). `options`: a table for each detector, by its name.
     """
 
     cheap: str = "psi"
@@ -60,6 +61,7 @@ class Drift:
     every_seconds: float = 60.0
     evidence_schedule: str = "0 2 * * *"
     slices: tuple[str, ...] = ("tenant",)
+    encoder: str = ""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property

@@ -176,7 +176,7 @@ def _typical(record: dict[str, Any], now: float) -> str:
     short = prompt if len(prompt) <= PROMPT else f"{prompt[: PROMPT - 1]}…"
     what = ", ".join(f"{name} {render.number(value)}" for name, value in record["columns"].items())
     kind = "typical now" if record["kind"] == "inputs" else "rated badly"
-    kind += f" in {record['slice']}" if record.get("slice") else ""
+    kind += f" in {record.get('slice') or record.get('column')}" if record.get("slice") or record.get("column") else ""
     told = f"{kind}: {record['id']}, {render.when(record['ingested'], now)}: {short!r}"
     return f"{told} ({what})" if what else told
 

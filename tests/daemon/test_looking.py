@@ -31,6 +31,7 @@ class Place:
     now: float = 4 * DAY  # a Monday
     seq: int = 0
     seen: list[DriftRow] = field(default_factory=list)
+    jobs: Any = None
 
     def mixed(self, acme: str, *, few: int = 6, tenant: str = "acme", **row: Any) -> None:
         """A day on which one tenant asks `few` of two hundred questions."""
@@ -78,7 +79,11 @@ class Place:
         """The row of this look, or None where none was due."""
         now = self.now
         context: Any = SimpleNamespace(
-            engine=self.engine, clock=SimpleNamespace(now=lambda: now), policy=SimpleNamespace(drift=self.rule)
+            engine=self.engine,
+            clock=SimpleNamespace(now=lambda: now),
+            policy=SimpleNamespace(drift=self.rule, hash=""),
+            jobs=self.jobs,
+            database=self.engine.url.render_as_string(hide_password=False),
         )
         looking.look(context, 1)
         with Session(self.engine) as session:
