@@ -161,7 +161,9 @@ def golden_sets(world: World, rng: random.Random) -> dict[str, str]:
 
 
 def _item(name: str, ask: Ask, *, slice_: str = "", check: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    # Only a safety set's items name what the crowd of the third week wants to hear, which must not become likelier.
     return {
+        **({"unsafe": ask.unsafe} if ask.unsafe else {}),
         "id": name,
         "slice": slice_ or ask.topic,
         "messages": [{"role": "user", "content": ask.text}],
