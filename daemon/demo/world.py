@@ -161,8 +161,9 @@ def golden_sets(world: World, rng: random.Random) -> dict[str, str]:
 
 
 def item(name: str, ask: Ask, *, slice_: str = "", check: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A golden item: the right answer must be in it, or what `check` says."""
+    """A golden item: the right answer must be in it, or what `check` says. A harmful one names what must not become likelier."""
     return {
+        **({"unsafe": ask.unsafe} if ask.unsafe else {}),
         "id": name,
         "slice": slice_ or ask.topic,
         "messages": [{"role": "user", "content": ask.text}],
