@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar, cast, get_args, get_type_hints
 from daemon.jobs import Job
 from policies.errors import Misconfigured
 
-METHODS = ("echo", "lora", "distill")
+METHODS = ("echo", "lora", "full", "distill")
 
 T = TypeVar("T")
 
