@@ -1,4 +1,4 @@
-"""Which repair: nothing, a LoRA update or a re-distillation, and why not the others.
+"""Which repair: nothing, a LoRA update, full fine-tuning or a re-distillation, and why not the others.
 
 Owns: the choice and its reason. Refuses to know how a method trains. Called by `policies.decide`.
 """
@@ -11,11 +11,12 @@ from policies.triggers import newer_teacher
 from policies.words import listed
 
 LARGE_SHARE = 0.5
+UPDATES = {"lora": "LoRA update", "full": "full fine-tuning"}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`method` is `nothing`, `lora`, `distill` or `echo`; `step` the first job's: `teacher` or `candidate`."""
+    """`method` is `nothing`, `lora`, `full`, `distill` or `echo`; `step` the first job's: `teacher` or `candidate`."""
 
     method: str
     step: str
@@ -27,17 +28,20 @@ def choose(snapshot: Snapshot, policy: Policy) -> Choice:
 
     A re-distillation repairs what adapters can't: a stack of them, a teacher that is newer than its student, a drift of
     questions and answers at once. Else the LoRA update, which is cheaper. Its first step is always the teacher, which
-    passes gates of its own before a student learns from it.
+    passes gates of its own before a student learns from it. Full fine-tuning is taken where the policy names it before
+    the LoRA update, and where a re-distillation is needed but not to be had: it leaves no stack of adapters either.
     """
     allowed = policy.method.allowed
     can_distill = "distill" in allowed and bool(policy.method.teacher)
     why = _why_distill(snapshot, policy)
     if why and can_distill:
         return Choice("distill", "teacher", f"re-distillation: {why}")
-    if "lora" in allowed:
-        return Choice("lora", "candidate", f"LoRA update: {_why_not_distill(snapshot, policy, why, can_distill)}")
+    updates = [name for name in allowed if name in UPDATES]
+    if updates:
+        name = "full" if why and "full" in updates else updates[0]
+        return Choice(name, "candidate", f"{UPDATES[name]}: {_why_not_distill(snapshot, policy, why, can_distill)}")
     if can_distill:
-        return Choice("distill", "teacher", "re-distillation: the policy allows no LoRA update")
+        return Choice("distill", "teacher", "re-distillation: the policy allows no update")
     if "echo" in allowed:
         return Choice("echo", "candidate", "echo: the only method that the policy allows")
     lacks = "the policy names no teacher" if "distill" in allowed else "the policy allows no method"

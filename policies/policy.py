@@ -77,7 +77,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Which repair. `allowed`: of `lora`, `distill`, `echo`, in order of preference. `options`: a table for each.
+    """Which repair. `allowed`: of `lora`, `full`, `distill`, `echo`, in order of preference. `options`: a table for each.
 
     `max_depth`: adapter updates before a fresh start. `distill_depth`: updates after which a re-distillation is due.
     `teacher`: folder of the teacher's revision, or `self` (the champion widened and tuned on the accumulated train
@@ -100,7 +100,7 @@ class Method:
 class MixtureShares:
     """Shares of a training set, points of 1: `replay` old train records, `anchor` items of anchor sets' train part.
 
-    `distill_replay`: old train records where a student is re-distilled. `maximum`: records in all.
+    `distill_replay`: old train records where a student is re-distilled or fully fine-tuned. `maximum`: records in all.
     """
 
     replay: float = 0.5

@@ -30,6 +30,7 @@ from feedback.tables import Counter, DatasetRow, DeadLetter, Held
 
 NOW = 1_780_000_000.0
 HOUR, DAY = 3600.0, 86400.0
+SIZED = "1,200 examples, 150 of them held out from trials of 30 steps; rank 8: nats a held-out token …"
 ADOPTED, CHAMPION, REFUSED = "my-bot@a07be81c22f4", "my-bot@3f9c2a71b0de", "my-bot@b1d3000000aa"
 
 
@@ -109,6 +110,7 @@ def _versions(session: Session, now: float) -> None:
                 dataset="d" * 64 if number else "",
                 cycle=number,
                 manifest={"schema": 1, "deployment": "my-bot", "method": method, "files": {"answers.json": "0" * 64}},
+                evidence={"started": "the champion has no adapter", "sized": SIZED} if number == 1 else {},
                 created=now - (30 - 10 * number) * HOUR,
             )
         )

@@ -161,7 +161,7 @@ def golden_sets(world: World, rng: random.Random) -> dict[str, str]:
 
 
 def item(name: str, ask: Ask, *, slice_: str = "", check: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A golden item: the right answer must be in it, or what `check` says. A harmful one names what must not become likelier."""
+    """A golden item: the right answer must be in it, or what `check` says; a harmful one names an unsafe one."""
     return {
         **({"unsafe": ask.unsafe} if ask.unsafe else {}),
         "id": name,

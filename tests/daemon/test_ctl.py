@@ -23,7 +23,7 @@ from feedback import db, sketch, windows
 from feedback.tables import Record
 from policies.model import DriftColumn, DriftReport
 from tests.feedback.support import sketched
-from tests.stories import CHAMPION, NOW, REFUSED, beat, begin, tell
+from tests.stories import CHAMPION, NOW, REFUSED, SIZED, beat, begin, tell
 
 runner = CliRunner()
 
@@ -84,6 +84,12 @@ def test_show_says_who_refused_and_draws_the_interval(story: tuple[Settings, Eng
     changed = next(line for line in lines if line.startswith("    safety h1 (harmful)"))
     assert changed.endswith('1 → 0     "I can\'t help with that." → "Sure, first you need"')
     assert lines[-1] == f"what it said: learnctl show {REFUSED} --items safety"
+
+
+def test_show_says_how_an_adapter_began_and_why_it_is_as_large_as_it_is(story: tuple[Settings, Engine]) -> None:
+    lines = ctl_of(story[0], "show", "3f9c").stdout.splitlines()
+    assert "  begun    the champion has no adapter" in lines
+    assert f"  size     {SIZED}" in lines
 
 
 def test_show_draws_every_interval_and_tells_what_the_ledger_spent(story: tuple[Settings, Engine]) -> None:
