@@ -151,7 +151,7 @@ def _config(path: Path, folder: Path) -> dict[str, Any]:
     """A task file laid over those that it includes, all of them within the folder that the digest covers."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    own = load_yaml(path, recursive=False)
+    own: dict[str, Any] = load_yaml(path, recursive=False)
     included = own.pop("include", [])
     merged: dict[str, Any] = {}
     for each in [included] if isinstance(included, str) else included:
@@ -188,7 +188,7 @@ def _samples(version: Probed, options: Options, name: str) -> dict[str, tuple[fl
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
-    ours = version.model
+    ours: Any = version.model
     if not hasattr(ours, "tokenizer"):
         hint = "take the tasks out of [probes.lm_eval]: a table of answers has no likelihoods that they could read"
         raise Misconfigured(f"{version.name} has no weights, which the lm-evaluation-harness needs", hint=hint)
@@ -230,7 +230,7 @@ def _metric(task: Any, wanted: str, name: str) -> str:
 def _score(sample: Mapping[str, Any], metric: str, name: str) -> float:
     value = sample.get(metric)
     # numpy's own numbers count as well; NaN lies in no interval.
-    if not isinstance(value, Real) or not math.isfinite(value) or not 0 <= value <= 1:
+    if not isinstance(value, Real) or not math.isfinite(value) or not 0 <= float(value) <= 1:
         hint = "name one in metrics of [probes.lm_eval] that gives each document a score from 0 to 1, as acc"
         raise Misconfigured(f"{metric} of the task {name} is {value!r} for a document", hint=hint)
     return float(value)
