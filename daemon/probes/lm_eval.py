@@ -12,10 +12,9 @@ harness (Gao et al. 2021, doi:10.5281/zenodo.5371628) is an extra, imported only
 import hashlib
 import importlib.util
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +81,14 @@ def names(options: Options) -> dict[str, str]:
 def documents(options: Options) -> dict[str, tuple[Item, ...]]:
     """The documents that are asked, by set; what they say is the task's to know.
 
-    Raises: Misconfigured where a task can't be read.
+    Raises: Misconfigured where a task or its metric can't be used.
     """
     verify(options)
     found = {}
     for set_name, name in names(options).items():
-        count = len(_task(options, name).eval_docs)
+        task = _task(options, name)
+        _metric(task, options.metrics.get(name, ""), name)
+        count = len(task.eval_docs)
         count = min(count, options.limit or count)
         found[set_name] = tuple(Item(set_name, str(number), ()) for number in range(count))
     return found
@@ -126,25 +127,32 @@ def _digest(folder: Path) -> str:
 
 
 def _task(options: Options, name: str) -> Any:
-    """The harness's task on our rows; whatever its files or its functions raise is for their author to mend."""
+    """The harness's task on our rows."""
     from lm_eval.api.task import ConfigurableTask
 
     folder = _folder(options).resolve()
-    try:
+    with _blamed(name, folder):
         config = _config(folder / f"{name}.yaml", folder)
         rows = {split: _rows(folder, path) for split, path in _data_files(config, name).items()}
         # Read by us, so that nothing is copied into a cache below a home folder that a service doesn't have.
         config |= {"task": name, "dataset_kwargs": None, "metadata": None, "custom_dataset": lambda: rows}
         task = ConfigurableTask(config={key: value for key, value in config.items() if key not in ("tag", "group")})
-    except Misconfigured:
-        raise
-    except Exception as error:  # a task may run code of its own, which may raise anything
-        said = f"the task {name} can't be used: {type(error).__name__}: {error}"
-        raise Misconfigured(said, hint=f"try it: lm_eval --include_path {folder} --tasks {name}") from error
     if task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
     task.set_fewshot_seed(SEED)
     return task
+
+
+@contextmanager
+def _blamed(name: str, folder: Path, ours: tuple[type[Exception], ...] = (Misconfigured,)) -> Iterator[None]:
+    """Whatever a task's files and functions raise is for their author to mend, but for `ours`."""
+    try:
+        yield
+    except ours:
+        raise
+    except Exception as error:  # it may run code of its own, which may raise anything
+        said = f"the task {name} can't be used: {type(error).__name__}: {error}"
+        raise Misconfigured(said, hint=f"its files are in {folder}") from error
 
 
 def _config(path: Path, folder: Path) -> dict[str, Any]:
@@ -201,7 +209,9 @@ def _samples(version: Probed, options: Options, name: str) -> dict[str, tuple[fl
         max_length=ours.context,
         truncation=True,
     )
-    with torch.random.fork_rng(devices=[ours.model.device] if ours.model.device.type == "cuda" else []):
+    cuda = [ours.model.device] if ours.model.device.type == "cuda" else []
+    # A RuntimeError is torch's, as when memory runs out.
+    with torch.random.fork_rng(devices=cuda), _blamed(name, _folder(options), (RuntimeError, OSError)):
         torch.manual_seed(SEED)
         told: Any = evaluator.evaluate(
             wrapped,
@@ -228,18 +238,18 @@ def _metric(task: Any, wanted: str, name: str) -> str:
 
 
 def _score(sample: Mapping[str, Any], metric: str, name: str) -> float:
-    value = sample.get(metric)
-    # numpy's own numbers count as well; NaN lies in no interval.
-    if not isinstance(value, Real) or not math.isfinite(value) or not 0 <= float(value) <= 1:
+    value: Any = sample.get(metric)
+    value = value.item() if hasattr(value, "item") else value  # of numpy
+    if not isinstance(value, int | float) or not 0 <= value <= 1:  # nor does NaN lie in between
         hint = "name one in metrics of [probes.lm_eval] that gives each document a score from 0 to 1, as acc"
         raise Misconfigured(f"{metric} of the task {name} is {value!r} for a document", hint=hint)
     return float(value)
 
 
 def _said(sample: Mapping[str, Any]) -> str:
-    """What was generated, or the continuation that was likeliest."""
+    """What was generated, or the continuation that was likeliest; nothing where a text as a whole was weighed."""
     answers = [each[0] for each in sample["resps"]]
-    if isinstance(answers[0], str):
-        return answers[0].strip()
+    if not isinstance(answers[0], tuple):
+        return answers[0].strip() if isinstance(answers[0], str) else ""
     likeliest = max(range(len(answers)), key=lambda place: float(answers[place][0]))
     return str(sample["arguments"][likeliest][-1]).strip()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from daemon import evaluation, findings, models, probes
+from daemon import ctl, evaluation, models, probes, starting
 from daemon.config import usable_policy
 from daemon.echo_model import Table, write
 from daemon.jobs import Job
@@ -179,7 +180,8 @@ def test_a_task_is_asked_again_only_when_its_files_have_changed(
         file.write(json.dumps({"question": "what colour is grass", "choices": ["blue", "green"], "answer": "green"}))
     evaluated(tmp_path / "three", *swapped, table, cache)
     third = [r for r in rows(tmp_path / "three") if r["set"].startswith("choose@") and r["probe"] == "retention"]
-    assert [r["value"] for r in third if r["version"] == "bot@1"] == [1.0] + [0.0] * 7
+    assert [r["value"] for r in third if r["version"] == "bot@1"][:7] == [1.0] + [0.0] * 6
+    assert len(third) == 16
     assert {r["set"] for r in third}.isdisjoint({key[1] for key in again})
 
 
@@ -199,14 +201,14 @@ def test_examples_filters_functions_and_other_metrics_work_as_the_harness_has_th
     both = "[{metric: acc}, {metric: acc_norm, aggregation: mean, higher_is_better: true}]"
     plain = "[{metric: acc, aggregation: mean, higher_is_better: true}]"
     (folder / "choose.yaml").write_text(CHOICE.replace(plain, both) + more, "utf-8")
-    (folder / "own.py").write_text("def last_first(docs):\n    return docs.select([6, 0])\n", "utf-8")
+    (folder / "own.py").write_text("def last_first(docs):\n    return docs.select([6, 0, 2, 1])\n", "utf-8")
     filters = (
         "filter_list:\n  - {name: first, filter: [{function: regex, regex_pattern: '(pa)'}, {function: take_first}]}\n"
     )
     (folder / "say.yaml").write_text(SAY + filters + "  - {name: whole, filter: [{function: take_first}]}\n", "utf-8")
     _, found = measured(right, options(folder, metrics={"choose": "acc_norm"}, limit=3))
     told = scores(found)
-    assert len(told["choose"]) == 2
+    assert len(told["choose"]) == 3
     assert told["say"] == [0.0] * 3  # "pa" is what the first filter left of "paris"
     assert measured(right, options(folder, metrics={"choose": "acc_norm"}, limit=3))[1] == found
 
@@ -229,7 +231,6 @@ def test_without_the_chat_template_the_prompt_is_the_tasks_own_text(folder: Path
         ("task: choose", "include: ../elsewhere.yaml", "lies outside"),
         ("task: choose", "task: [", "can't be used"),
         ("doc_to_choice", "doc_to_text: !function own.py.gone\ndoc_to_choice", "can't be used"),
-        ("metric: acc", "metric: accuracy_of_the_hub", "can't be used"),
     ],
 )
 def test_a_task_that_wants_the_network_or_makes_no_sense_is_refused(
@@ -245,7 +246,13 @@ def test_a_task_that_wants_the_network_or_makes_no_sense_is_refused(
     [
         ("f1", "", "no metric 'f1'"),
         ("brier_score", "[{metric: brier_score, aggregation: brier_score, higher_is_better: false}]", "no metric"),
-        ("f1", "[{metric: f1, aggregation: f1, higher_is_better: true}]", "is .* for a document"),
+        (
+            "mcc",
+            "[{metric: mcc, aggregation: matthews_corrcoef, higher_is_better: true}]",
+            "mcc .* is .* for a document",
+        ),
+        ("hub", "[{metric: hub, aggregation: mean, higher_is_better: true}]", "hub .* is None for a document"),
+        ("f1", "[{metric: f1, aggregation: f1, higher_is_better: true}]", "can't be used: ValueError"),
     ],
 )
 def test_a_metric_that_is_no_score_of_a_document_is_refused(
@@ -309,11 +316,16 @@ def test_without_the_harness_a_policy_with_tasks_is_refused_and_the_check_says_h
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)  # as Python has what is not installed
-    path = policy(tmp_path / "bot.toml", '"choose"')
-    with pytest.raises(Misconfigured, match="is not installed") as refused:
+    starting.write(tmp_path / "new")
+    config, path = tmp_path / "new" / "learnd.toml", tmp_path / "new" / "policies" / "my-bot.toml"
+    table = f'\n[probes.lm_eval]\nfolder = "{folder}"\ntasks = ["choose"]\n'
+    path.write_text(path.read_text("utf-8") + table, "utf-8")
+    with pytest.raises(Misconfigured, match="is not installed"):
         usable_policy(path)
-    assert "learnd[lm-eval]" in refused.value.hint
-    told: list[findings.Finding] = []
-    assert findings.tried(told, "policy", lambda: usable_policy(path)) is None
-    assert told[0].level == findings.ERROR
-    assert usable_policy(policy(tmp_path / "bot.toml", "")).probes["lm_eval"]["tasks"] == []
+    for command, code in (("config check", 78), ("doctor", 1)):
+        done = CliRunner().invoke(ctl.app, ["--config", str(config), *command.split()])
+        assert done.exit_code == code
+        assert "the lm-evaluation-harness is not installed" in done.output
+        assert "pip install 'learnd[lm-eval]'" in done.output
+    path.write_text(path.read_text("utf-8").replace('tasks = ["choose"]', "tasks = []"), "utf-8")
+    assert usable_policy(path).probes["lm_eval"]["tasks"] == []
