@@ -70,7 +70,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def named(report: DriftReport, slice: str) -> DriftReport:
     """A report on windows of a slice, with the slice in its columns' names and in its reason; of all, as it is."""
-    if not slice:
+    if not slice or any(column.slice for column in report.columns):  # or the detector has named it
         return report
     columns = tuple(replace(c, column=f"{c.column}[{slice}]", slice=slice) for c in report.columns)
     slices = (slice,) if report.judged else ()
@@ -146,6 +146,7 @@ def _window(session: Session, job: Job, kind: str, given: Any, slice: str) -> Wi
         sample=SAMPLE,
         seed=job.seed,
         most=windows.ENOUGH,
+        sliced=bool(slice),
         slice=slice,
     )
 

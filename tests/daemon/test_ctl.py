@@ -140,6 +140,9 @@ def test_drift_says_since_when_and_shows_records_of_the_new_kind(story: tuple[Se
     text = ctl_of(settings, "drift").stdout
     since = render.when(1_780_000_006.0, SystemClock().now())
     assert ["shop", "chi2_p", "0.001", "0.01", "drifted", *since.split(), "5", "2"] in map(str.split, text.splitlines())
+    assert "language[tenant=acme]" in text
+    assert "one by one: tenant=acme, tenant=zeta" in text
+    assert [column["slice"] for column in report["columns"]] == ["", "tenant=acme"]
     assert "typical now: r7, " in text
     assert "'where is my loan 7?' (shop south)" in text
 
@@ -171,7 +174,9 @@ def alarm(session: Session) -> None:
         )
     )
     column = DriftColumn("shop", "chi2_p", 0.001, 0.01, True, 5, 2, since=6)
-    report = DriftReport("psi", True, True, "inputs", "shop drifted", (column,), (0, 5), (0, 7))
+    mine = DriftColumn("language[tenant=acme]", "chi2_p", 0.002, 0.01, True, 4, 2, since=6, slice="tenant=acme")
+    told = ("psi", True, True, "inputs", "shop drifted", (column, mine), (0, 5), (0, 7))
+    report = DriftReport(*told, slices=("tenant=acme", "tenant=zeta"))
     session.add(DriftRow(slot=1, detector="psi", drifted=True, report=codec.drift_to_json(report), at=NOW))
 
 

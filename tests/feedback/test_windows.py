@@ -63,7 +63,9 @@ def fill(session: Session, draw: random.Random) -> None:
         session.add(row)
         text = question(row.body["messages"])
         columns = sketch.columns(row.features, text, "so", row.rating)
-        seen.append(sketch.Observation(deployment, seq, kind, columns, "1", version(seq), row.tenant))
+        seen.append(
+            sketch.Observation(deployment, seq, kind, columns, "1", version(seq), row.tenant, ("tenant", "device"))
+        )
     sketch.add(session, seen[:2025])
     sketch.add(session, seen[2025:])
 
@@ -113,6 +115,29 @@ def test_a_block_that_reaches_beyond_the_edge_is_left_out_and_the_newest_counts_
     session: Session, rows: Any, span: tuple[int, int], counted: tuple[int, int]
 ) -> None:
     assert plain(windows.window(session, "bot", "inputs", *span)) == row_by_row(rows, *counted)
+
+
+def test_a_slice_counts_what_its_rows_are_and_what_tells_it_is_no_column(session: Session, rows: Any) -> None:
+    window = windows.window(session, "bot", "inputs", 999, 2999)
+    assert set(window.slices) == {"device=phone", "device=desk"}  # exposures have no tenant
+    for name, one in window.slices.items():
+        mine = [(seq, columns) for seq, columns in rows if f"device={columns['device']}" == name]
+        expected = row_by_row(mine, 999, 2999)
+        del expected["device"]
+        assert plain(one) == expected
+        assert one.n == sum(999 < seq <= 2999 for seq, _ in mine)
+
+
+def test_a_slices_window_is_blocks_of_its_own_behind_its_own_reference(session: Session) -> None:
+    given = {"session": session, "deployment": "other", "kind": "inputs", "size": 20, "blocks": 3, "after": 0}
+    window = windows.current(**given, slice_size=8, slice_after={"device=desk": ROWS - 600})
+    phone, desk = window.slices["device=phone"], window.slices["device=desk"]
+    acme = window.slices["tenant=acme"]
+    assert [len(one.blocks) for one in (phone, acme)] == [3, 3]
+    assert all(block.n >= 8 for one in (phone, acme, desk) for block in one.blocks)
+    assert acme.first < phone.first  # rarer, so that it reaches further back
+    assert desk.first >= ROWS - 700
+    assert windows.current(**given).slices == {}
 
 
 def test_no_row_is_read_for_a_window_or_its_blocks(engine: Engine) -> None:
