@@ -238,7 +238,7 @@ def _metric(task: Any, wanted: str, name: str) -> str:
 
 
 def _score(sample: Mapping[str, Any], metric: str, name: str) -> float:
-    value = sample.get(metric)
+    value: Any = sample.get(metric)
     value = value.item() if hasattr(value, "item") else value  # of numpy
     if not isinstance(value, int | float) or not 0 <= value <= 1:  # nor does NaN lie in between
         hint = "name one in metrics of [probes.lm_eval] that gives each document a score from 0 to 1, as acc"
