@@ -1,7 +1,7 @@
 """Tasks of the lm-evaluation-harness, from a folder of local files, document by document.
 
-Owns: which files make a task, its name (with a digest of them), and how a document's metric becomes a measurement for
-the gate that judges it. Refuses the network, groups of tasks, and metrics that are no score of a single document. Called
+Owns: which files make a task, its name (with a digest of them), and how a document's metric becomes a measurement, which
+the gate retention judges. Refuses the network, groups of tasks, and metrics that are no score of a single document. Called
 by `daemon.policyfile` (verify), `daemon.study` (documents) and `daemon.evaluation` (measure).
 
 A task is FOLDER/NAME.yaml as the harness knows it, with `dataset_path: json` and its `data_files` (JSON Lines) beside it.
@@ -23,7 +23,6 @@ from daemon.probes import Item, Probed
 from policies.errors import Misconfigured, Transient
 from policies.model import Measurement
 
-GATES = {"retention": "retention", "regression": "goldens"}  # gate -> the probe whose scores it reads
 SEED = 1234  # the harness's own: of the examples that are shown, and of what a task samples
 BESIDE = "dataset_path: json, and dataset_kwargs: {data_files: {test: NAME.jsonl}} in the task's folder"
 
@@ -32,14 +31,12 @@ BESIDE = "dataset_path: json, and dataset_kwargs: {data_files: {test: NAME.jsonl
 class Options:
     """`folder`: of the tasks' files, from the policy's own. `tasks`: their names, NAME for NAME.yaml.
 
-    `gate`: who judges the documents, `retention` or `regression`. `metrics`: a task's metric by its name, where it isn't
-    its first. `limit`: documents of a task, its first ones (0: all). `chat`: whether prompts go through the model's chat
-    template. `batch`: prompts at once.
+    `metrics`: a task's metric by its name, where it isn't its first. `limit`: documents of a task, its first ones (0: all).
+    `chat`: whether prompts go through the model's chat template. `batch`: prompts at once.
     """
 
     folder: Path | None = None
     tasks: tuple[str, ...] = ()
-    gate: str = "retention"
     metrics: Mapping[str, str] = field(default_factory=dict)
     limit: int = 0
     chat: bool = True
@@ -48,8 +45,6 @@ class Options:
     def __post_init__(self) -> None:
         if self.tasks and self.folder is None:
             raise ValueError("tasks need the folder of their files")
-        if self.gate not in GATES:
-            raise ValueError(f"gate = {self.gate!r} is not one of {', '.join(GATES)}")
         if strange := sorted(set(self.metrics) - set(self.tasks)):
             raise ValueError(f"metrics names {strange[0]!r}, which is none of the tasks")
         if self.limit < 0 or self.batch < 1:
@@ -90,12 +85,12 @@ def documents(options: Options) -> dict[str, tuple[Item, ...]]:
         _metric(task, options.metrics.get(name, ""), name)
         count = len(task.eval_docs)
         count = min(count, options.limit or count)
-        found[set_name] = tuple(Item(set_name, str(number), ()) for number in range(count))
+        found[set_name] = tuple(Item(set_name, str(number), (), slice=name) for number in range(count))
     return found
 
 
 def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Measurement]:
-    """One score in [0, 1] a document, under the name of the probe that the gate reads.
+    """One score in [0, 1] a document; its slice is the task.
 
     `items` are whole sets of `documents`: a document's examples depend on the others.
     Raises: Misconfigured (no weights, no score), Transient (the files have changed since).
@@ -109,7 +104,7 @@ def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Me
         for item in (item for item in items if item.set == set_name):
             value, said = samples[item.id]
             version.said[(item.set, item.id)] = said
-            found.append(version.measured(GATES[options.gate], item, value, SEED))
+            found.append(version.measured("lm_eval", item, value, SEED))
         version.report(len(samples))
     return found
 

@@ -121,19 +121,19 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "measurements.jsonl").read_text("utf-8").splitlines()]
 
 
-def verdict(folder: Path, gate: str = "retention") -> Verdict:
+def verdict(folder: Path) -> Verdict:
     found = [Measurement(**{name: row[name] for name in Measurement.__slots__}) for row in rows(folder)]
     new, old = (Evidence(name, tuple(m for m in found if m.version == name)) for name in ("bot@2", "bot@1"))
     # One item proves no divergence: that budget is wide, so that the documents alone decide.
-    policy = {"retention": gates.load("retention").Options(kl_budget=99.0), "regression": gates.load(gate).Options()}
-    (mine,) = (each for each in gates.judge_all(new, old, None, policy) if each.gate == gate)
+    policy = {"retention": gates.load("retention").Options(kl_budget=99.0)}
+    (mine,) = (each for each in gates.judge_all(new, old, None, policy) if each.gate == "retention")
     return mine
 
 
 def test_a_choice_and_a_generation_are_scored_document_by_document(folder: Path, right: Ref, wrong: Ref) -> None:
     version, found = measured(right, options(folder))
     assert scores(found) == {"choose": [1.0] * 7, "say": [1.0] * 7}
-    assert {(each.probe, each.version, each.environment) for each in found} == {("retention", "bot@1", "here")}
+    assert {(each.probe, each.version, each.environment) for each in found} == {("lm_eval", "bot@1", "here")}
     names = [each.set for each in found[::7]]
     assert [version.said[name, "0"] for name in names] == ["paris", "paris"]
     assert [name.partition("@")[0] for name in names] == ["choose", "say"]
@@ -152,17 +152,9 @@ def test_a_candidate_that_forgot_is_refused_because_of_the_tasks_alone(
     refused = verdict(evaluated(tmp_path / "with", right, wrong, table))
     assert refused.result is Result.FAIL
     harmed = {claim.name.partition("@")[0] for claim in refused.claims if claim.result is Result.FAIL}
-    assert harmed == {"margin against champion", "slice choose", "slice say"}
+    assert harmed == {"margin on tasks", "slice choose", "slice say"}
     planned = {row["set"].partition("@")[0]: row["value"] for row in rows(tmp_path / "with") if row["probe"] == "plan"}
     assert planned["choose"] == planned["say"] == 7
-
-
-def test_the_policy_says_which_gate_judges_the_documents(folder: Path, right: Ref, wrong: Ref, tmp_path: Path) -> None:
-    table = {"folder": str(folder), "tasks": ["choose"], "gate": "regression"}
-    refused = verdict(evaluated(tmp_path / "job", right, wrong, table), "regression")
-    assert refused.result is Result.FAIL
-    assert "6 of 7 items went from right to wrong" in "".join(claim.note for claim in refused.claims)
-    assert {row["probe"] for row in rows(tmp_path / "job") if row["set"].startswith("choose@")} == {"goldens", "plan"}
 
 
 def test_a_task_is_asked_again_only_when_its_files_have_changed(
@@ -179,7 +171,7 @@ def test_a_task_is_asked_again_only_when_its_files_have_changed(
     with (folder / "questions.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"question": "what colour is grass", "choices": ["blue", "green"], "answer": "green"}))
     evaluated(tmp_path / "three", *swapped, table, cache)
-    third = [r for r in rows(tmp_path / "three") if r["set"].startswith("choose@") and r["probe"] == "retention"]
+    third = [r for r in rows(tmp_path / "three") if r["set"].startswith("choose@") and r["probe"] == "lm_eval"]
     assert [r["value"] for r in third if r["version"] == "bot@1"][:7] == [1.0] + [0.0] * 6
     assert len(third) == 16
     assert {r["set"] for r in third}.isdisjoint({key[1] for key in again})
@@ -281,7 +273,6 @@ def test_a_table_of_answers_has_nothing_for_the_harness(folder: Path, tmp_path: 
 def test_options_that_can_not_be_meant_are_refused() -> None:
     for wrong_ones in (
         {"tasks": ("a",)},
-        {"gate": "safety"},
         {"metrics": {"a": "acc"}},
         {"limit": -1},
         {"batch": 0},
