@@ -36,7 +36,7 @@ PROOF_ALONE = replace(
 BEFORE, MONTH, ONSET = 14, 30, 2  # days
 SHARE, LOSS = 0.3, 0.12  # of new questions, and of good ratings, where a drift is complete
 TENANT_SHARE, TENANT_LOSS = 0.4, 0.25  # the same where it is one tenant's alone
-SIZES = {"full": (100, 4), "quick": (8, 1)}  # stationary months, runs of each drift
+SIZES = {"full": (200, 4), "quick": (8, 1)}  # stationary months, runs of each drift
 
 SHAPES: dict[str, Callable[[int], float]] = {
     "sudden": lambda day: float(day >= ONSET),
