@@ -9,7 +9,6 @@ adapter is taken only where it is worth it: what doesn't help costs memory, and 
 learns less and forgets less, arXiv 2405.09673).
 """
 
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -60,11 +59,11 @@ def best(nats: Mapping[Any, float]) -> Any:
     return next(size for size, value in nats.items() if value <= min(nats.values()) + WORTH)
 
 
-def split(examples: Iterable[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """(to train on, held out): one question of HELD, all of its examples on one side."""
-    groups: dict[str, list[Example]] = {}
-    for one in examples:
-        groups.setdefault(json.dumps(one.messages), []).append(one)
+def split(samples: Iterable[Sample], seed: int) -> tuple[list[Sample], list[Sample]]:
+    """(to train on, held out): one question of HELD, all of its samples on one side."""
+    groups: dict[tuple[int, ...], list[Sample]] = {}
+    for one in samples:
+        groups.setdefault(tuple(one.prompt), []).append(one)
     questions = sorted(groups)
     random.Random(seed).shuffle(questions)
     cut = len(questions) // HELD
@@ -77,10 +76,11 @@ def _found(run: Any, examples: Sequence[Example]) -> tuple[Shape, str]:
     ranks = ladder(len(examples), _least(base)) if run.options.rank == AUTO else (run.shape.rank,)
     shape = replace(run.shape, rank=ranks[len(ranks) // 2])
     targets = _attention(base) if shape.targets == AUTO else ""
-    train, held = split(examples, run.job.seed)
-    if len(examples) < LADDERS[0][0] or not held:
+    samples = tokens.encode(run.tokenizer, examples, run.context)[0] if examples else []
+    train, held = split(samples, run.job.seed)
+    if len(samples) < LADDERS[0][0] or not held:
         shape = replace(shape, targets="all-linear" if shape.targets == AUTO else shape.targets)
-        return shape, f"rank {shape.rank}: {count(len(examples), 'answer')} to imitate are too few for a trial"
+        return shape, f"rank {shape.rank}: {count(len(samples), 'answer')} to imitate are too few for a trial"
     trial, reasons = _Trial(run, train, held), list[str]()
     if shape.targets == AUTO:
         tried = {one: trial(replace(shape, targets=one)) for one in (targets, "all-linear") if one}
@@ -90,17 +90,16 @@ def _found(run: Any, examples: Sequence[Example]) -> tuple[Shape, str]:
         by_rank = {rank: trial(replace(shape, rank=rank)) for rank in ranks}
         shape = replace(shape, rank=best(by_rank))
         reasons.append(f"rank {shape.rank}: {_told({f'rank {rank}': value for rank, value in by_rank.items()})}")
-    basis = f"{count(len(examples), 'example')}, {count(len(held))} of them held out from trials of {STEPS} steps"
+    basis = f"{count(len(samples), 'example')}, {count(len(held))} of them held out from trials of {STEPS} steps"
     return shape, "; ".join([basis, *reasons])
 
 
 class _Trial:
     """Nats a held-out token after a few steps with an adapter of some shape; each shape is tried once."""
 
-    def __init__(self, run: Any, train: Sequence[Example], held: Sequence[Example]) -> None:
-        self.run = run
-        self.train, _ = tokens.encode(run.tokenizer, train, run.context)
-        self.held, _ = tokens.encode(run.tokenizer, held, run.context)
+    def __init__(self, run: Any, train: Sequence[Sample], held: Sequence[Sample]) -> None:
+        self.run, self.held = run, held
+        self.samples = tokens.evened(train, [len(one.answer) for one in train])
         self.known: dict[Shape, float] = {}
 
     def __call__(self, shape: Shape) -> float:
@@ -113,15 +112,14 @@ class _Trial:
         torch.manual_seed(run.job.seed)
         model = adapters.opened(run.champion, None, shape, device=run.job.device, quantisation=options.quantisation)
         read = packing.reader(model, run.tokenizer.pad_token_id)
-        samples = tokens.evened(self.train, [len(one.answer) for one in self.train])
-        lengths = [one.length for one in samples]
+        lengths = [one.length for one in self.samples]
         steps = loop.order(lengths, options.batch, 0, STEPS, run.job.seed)
         settings = loop.Settings(
             options.sft_lr, 0.1, options.weight_decay, 0, run.job.seed, micro=options.micro_batch, schedule="constant"
         )
         meter = Meter(run.job.progress, f"trying rank {shape.rank} on {shape.targets}", 0.0, 0.0)
-        loss = packed.imitated(samples, read)
-        sizes = [len(one.answer) for one in samples]
+        loss = packed.imitated(self.samples, read)
+        sizes = [len(one.answer) for one in self.samples]
         loop.fit(model, steps, loss, sizes, lengths, settings, run.checkpoint / "trials", meter)
         return _cost(model.eval(), read, self.held, options.batch)
 

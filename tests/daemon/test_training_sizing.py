@@ -46,15 +46,15 @@ def test_a_larger_size_has_to_be_worth_it() -> None:
 
 
 def test_a_question_is_on_one_side_of_the_slice_alone() -> None:
-    from daemon.training.examples import Example
     from daemon.training.sizing import split
+    from daemon.training.tokens import Sample
 
-    examples = [Example("sft", ({"role": "user", "content": str(n % 40)},), "yes") for n in range(120)]
-    train, held = split(examples, 1)
+    samples = [Sample([n % 40], [n], [], True, 1.0) for n in range(120)]
+    train, held = split(samples, 1)
     assert (len(train), len(held)) == (105, 15)
-    assert not [one for one in held if one in train]
-    assert split(examples, 1) == (train, held)
-    assert split(examples, 2) != (train, held)
+    assert not {one.prompt[0] for one in train} & {one.prompt[0] for one in held}
+    assert split(samples, 1) == (train, held)
+    assert split(samples, 2) != (train, held)
 
 
 def test_auto_tries_sizes_and_says_why_the_same_way_every_time(world: World) -> None:
