@@ -59,7 +59,8 @@ class Options:
     `favour_new`: how many times as much a new record counts as a replayed one that is as old and as trusted.
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
-    `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors.
+    `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors (neither it
+    nor `sft_osf` goes with "pissa", "prefix" or "prompt").
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -144,15 +145,19 @@ class Options:
             raise ValueError("merge_depth is at least 0, and 0 for a prefix or prompt")
         if (prompted or self.kind == "pissa") and self.engine != "packed":
             raise ValueError(f'kind = "{self.kind}" needs engine = "packed"')
+        if (self.slao or self.sft_osf) and (prompted or self.kind == "pissa"):
+            raise ValueError(
+                f'slao and sft_osf look at the factors of a LoRA: kind = "{self.kind}" has none of its own'
+            )
         if self.kind == "pissa" and self.quantisation:
             raise ValueError('kind = "pissa" takes parts out of the weights: it needs quantisation = ""')
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all stages share; `context` in tokens, `fresh` why an adapter is begun anew (""
-    where the champion's is continued), `sized` why it is as large as it is. `updates`: that the adapter holds when this
-    one has ended. `whole`: full weights come out.
+    """What all stages share; `context` in tokens, `fresh` why an adapter is begun anew ("" where the champion's is
+    continued), `sized` why it is as large as it is, `updates` that the adapter holds when this one has ended. `whole`:
+    full weights come out.
     """
 
     job: Job
