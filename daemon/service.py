@@ -186,9 +186,9 @@ class Service:
         self._note("reloaded", "SIGHUP", {"policies": {name: p.hash for name, p in policies.items()}})
         sdnotify.notify("READY=1")
 
-    def ingest_once(self) -> int:
-        """Read what the sources have, once; the number of records read."""
-        return self.intake.step()
+    def ingest_once(self, wait_seconds: float | None = None) -> int:
+        """Read what the sources have, once, waiting so long for a first record; the number of records read."""
+        return self.intake.step(wait_seconds)
 
     def tick(self) -> bool:
         """One pass over every slot; true when something happened or is still going on."""

@@ -72,12 +72,15 @@ class Ingest:
         self.total = IngestReport()
         self.trouble = ""
 
-    def step(self) -> IngestReport:
+    def step(self, wait_seconds: float | None = None) -> IngestReport:
         """Read one batch and store it; a batch that could not be stored is kept and tried again by the next step.
+
+        `wait_seconds`: how long to wait for a first message; as the reader was made with, unless told.
 
         Raises: Transient where the database is away.
         """
-        raws = self._source.poll(self._batch, 0.0 if self._pending else self._wait)
+        wait = self._wait if wait_seconds is None else wait_seconds
+        raws = self._source.poll(self._batch, 0.0 if self._pending else wait)
         self._pending += [(raw, self._parse(raw)) for raw in raws]
         if not self._pending:
             return IngestReport()

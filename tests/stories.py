@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from daemon import policyfile, schema, starting
+from daemon import policyfile, starting
 from daemon.config import Settings, load
 from daemon.tables import (
     CommandRow,
@@ -27,6 +27,7 @@ from daemon.tables import (
 )
 from feedback import db
 from feedback.tables import Counter, DatasetRow, DeadLetter, Held
+from tests import fresh
 
 NOW = 1_780_000_000.0
 HOUR, DAY = 3600.0, 86400.0
@@ -45,7 +46,7 @@ def tell(folder: Path, now: float = NOW) -> tuple[Settings, Engine]:
     settings = begin(folder)
     settings.state.mkdir(parents=True)
     engine = db.connect(settings.database)
-    schema.migrate(engine)
+    fresh.migrate(engine)
     db.transact(engine, lambda session: _rows(session, settings, now))
     return settings, engine
 

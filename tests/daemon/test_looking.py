@@ -7,15 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from daemon import baselines, looking, schema, views
+from daemon import baselines, looking, views
 from daemon.tables import Baseline, DriftRow, Slot
 from feedback import db, sketch, windows
 from feedback.records import question
 from feedback.tables import Record
 from policies.policy import Drift
+from tests import fresh
 
 DAY = 86400.0
 RULE = Drift(evidence="", evidence_schedule="", current=800, blocks=4, agree=3, minimum=200)
@@ -41,19 +42,20 @@ class Place:
 
     def say(self, n: int, text: str = "my card {n}?", rating: float = 1.0, version: str = OLD, **row: Any) -> None:
         """`n` rated questions a day, then the day is over."""
-        observed = []
-        with Session(self.engine) as session, session.begin():
-            for _ in range(n):
-                self.seq += 1
-                asked = text.replace("{n}", f"{self.seq:05}")
-                made = Record(**self._fields(asked, rating, version) | row)
-                session.add(made)
-                columns = sketch.columns(made.features, question(made.body["messages"]), "yes", rating)
-                day, tenant = sketch.weekday(self.now), made.tenant or ""
-                observed.append(
-                    sketch.Observation("bot", self.seq, "feedback", columns, day, version, tenant, self.rule.slices)
-                )
-            sketch.add(session, observed)
+        observed, made, day = [], [], sketch.weekday(self.now)
+        for _ in range(n):
+            self.seq += 1
+            asked = text.replace("{n}", f"{self.seq:05}")
+            made.append(self._fields(asked, rating, version) | row)
+            columns = sketch.columns(made[-1]["features"], question(made[-1]["body"]["messages"]), "yes", rating)
+            tenant = made[-1].get("tenant", "")
+            observed.append(
+                sketch.Observation("bot", self.seq, "feedback", columns, day, version, tenant, self.rule.slices)
+            )
+        if made:
+            with Session(self.engine) as session, session.begin():
+                session.execute(insert(Record), made)
+                sketch.add(session, observed)
         self.now += DAY
 
     def _fields(self, text: str, rating: float, version: str) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     """One champion, OLD, a week of traffic, and its references."""
     engine = db.connect(f"sqlite:///{tmp_path}/learnd.db")
-    schema.migrate(engine)
+    fresh.migrate(engine)
     with Session(engine) as session, session.begin():
         session.add(Slot(id=1, deployment="bot", phase="idle", phase_since=0.0, champion=OLD, anchor=OLD))
     made = Place(engine)
@@ -277,6 +279,7 @@ def weeks_of_two_tenants(place: Place) -> None:
         assert place.drifted() == set()
 
 
+@pytest.mark.slow
 def test_other_questions_of_one_tenant_alarm_by_its_name_while_all_together_stay_as_they_were(place: Place) -> None:
     weeks_of_two_tenants(place)
     begin, found = place.seq, set()
@@ -294,6 +297,7 @@ def test_other_questions_of_one_tenant_alarm_by_its_name_while_all_together_stay
     assert all(record["prompt"].startswith("my loan") for record in told)
 
 
+@pytest.mark.slow
 def test_ratings_of_one_small_tenant_alarm_by_its_name(place: Place) -> None:
     weeks_of_two_tenants(place)
     found: set[str] = set()
@@ -306,6 +310,7 @@ def test_ratings_of_one_small_tenant_alarm_by_its_name(place: Place) -> None:
     assert not {"rating", "rating[tenant=zeta]"} & found
 
 
+@pytest.mark.slow
 def test_what_a_slice_was_promoted_on_begins_with_its_drift_and_the_rest_does_not(place: Place) -> None:
     weeks_of_two_tenants(place)
     begin = place.seq
@@ -321,6 +326,7 @@ def test_what_a_slice_was_promoted_on_begins_with_its_drift_and_the_rest_does_no
         assert place.drifted() == set()
 
 
+@pytest.mark.slow
 def test_a_tenant_that_came_later_gets_a_reference_of_its_own_and_then_alarms(place: Place) -> None:
     weeks_of_two_tenants(place)
     for _ in range(25):
@@ -345,6 +351,7 @@ def test_a_slice_below_the_minimum_is_not_judged(place: Place) -> None:
         assert "tenant=acme" not in place.seen[-1].report["slices"]
 
 
+@pytest.mark.slow
 def test_only_the_slices_of_the_policy_are_looked_at(place: Place) -> None:
     place.rule = replace(SMALL, slices=("shop",))
     found: set[str] = set()

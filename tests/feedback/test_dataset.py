@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from daemon import schema
 from feedback import dataset, near
 from feedback.db import connect
 from feedback.tables import DatasetRow, Record
 from policies.actions import Mixture
 from policies.errors import Corrupt, Refused
+from tests import fresh
 
 NOW = 1_800_000_000.0
 DAY = 86400.0
@@ -25,7 +25,7 @@ ALL = Mixture(new=1000, replay=0, anchor=0, seed=1)
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     engine = connect(database)
-    schema.migrate(engine)
+    fresh.migrate(engine)
     with Session(engine) as opened:
         yield opened
     engine.dispose()

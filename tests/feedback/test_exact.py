@@ -22,6 +22,7 @@ def test_two_categories_are_one_table_and_its_sides_are_both_looked_at() -> None
 
 
 @pytest.mark.parametrize("level", [0.05, 0.005])
+@pytest.mark.slow
 def test_nothing_that_changed_is_seldom_called_changed_in_small_samples(level: float) -> None:
     draw = np.random.default_rng(1)
     for test in (exact.categories, exact.ordered):

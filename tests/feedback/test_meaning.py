@@ -43,6 +43,7 @@ def test_a_share_of_other_questions_is_found_and_its_records_are_named() -> None
 
 
 @pytest.mark.parametrize("size", [100, 400])
+@pytest.mark.slow
 def test_nothing_that_changed_alarms_no_more_often_than_stated(size: int) -> None:
     draw = np.random.default_rng(2)
     # No shift is too small, no block must agree: the p-value alone has to hold the rate.

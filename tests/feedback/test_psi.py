@@ -30,6 +30,7 @@ def of(report: DriftReport, name: str) -> Any:
     return next(column for column in report.columns if column.column == name)
 
 
+@pytest.mark.slow
 def test_nothing_changed_hardly_ever_alarms_in_many_columns() -> None:
     alarms = 0
     for seed in range(30):
@@ -42,6 +43,7 @@ def test_nothing_changed_hardly_ever_alarms_in_many_columns() -> None:
     assert alarms <= 5  # 1.5 expected; more than 5 in 1 of 200 such tests
 
 
+@pytest.mark.slow
 def test_psi_without_its_bias_is_about_nothing_when_nothing_changed() -> None:
     draw = random.Random(5)
     values = []
@@ -264,6 +266,7 @@ def test_a_drift_of_one_slice_is_found_and_named_and_nothing_else() -> None:
     assert "100 rows against 400" in report.reason
 
 
+@pytest.mark.slow
 def test_many_slices_hardly_ever_alarm_when_nothing_changed() -> None:
     alarms, sizes = 0, {f"t{number}": 60 for number in range(30)}
     for seed in range(30):

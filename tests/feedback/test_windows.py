@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from daemon import schema
 from feedback import sketch, windows
 from feedback.db import connect
 from feedback.records import question
 from feedback.tables import Record
 from feedback.topics import topic
 from policies.errors import Corrupt, Refused
+from tests import fresh
 from tests.feedback.support import sketched
 
 WORDS = ("invoice", "parcel", "password", "refund", "address", "voucher", "delivery", "receipt", "warranty")
@@ -31,7 +31,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         made = connect(f"sqlite:///{tmp_path_factory.mktemp('windows')}/learnd.db")
     else:
         made = connect(request.getfixturevalue("postgres_server").database())
-    schema.migrate(made)
+    fresh.migrate(made)
     with Session(made) as session, session.begin():
         fill(session, random.Random(1))
     yield made
