@@ -11,8 +11,9 @@ A MinHash of 128 permutations says less of a window that is small beside the ref
 its share is off by 19 to 26 points (root mean square), this one's by 3 to 4, and it costs ingest sixteen times the time.
 
 The hashes are the last 40 bits of a record's `prompt_hash`, an HMAC under the fold key: who hasn't the key can't try out
-what was asked. With the key, a text that one has already can be looked for among a hundred records, but neither who asked
-it nor anything that isn't guessed whole. As every count of the sketches, a hash stays when its record is erased.
+what was asked. With the key, a text that one has already can be looked for, but neither who asked it nor anything that
+isn't guessed whole. An erasure takes a record's hash out of its block (`feedback.erase`), so that the block doesn't tell
+the one that is missing among its records; a window that was frozen before keeps it, as one among all of that window.
 """
 
 import math

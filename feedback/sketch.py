@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from feedback import asked
@@ -245,6 +245,16 @@ def _question(stored: dict[str, Days], seen: Observation) -> list[str]:
 
 Put = Callable[[dict[str, Any], Observation], list[str]]
 PUTS: Mapping[str, Put] = {"": _record, SLICED: _sliced, QUESTIONS: _question}
+
+
+def forget(session: Session, deployment: str, kind: str, block: int, asked_once: Iterable[str]) -> None:
+    """Take questions, by their keyed hashes, out of a block: nobody asked them any more."""
+    gone = {asked.hashed(one) for one in asked_once}
+    mine = (Sketch.deployment == deployment, Sketch.block == block, Sketch.kind == kind + QUESTIONS)
+    for days in session.scalars(select(Sketch.counts).where(*mine)).all():
+        held = days[""]
+        left = {**held, "hashes": [one for one in held["hashes"] if one not in gone]}
+        session.execute(update(Sketch).where(*mine).values(counts={"": left}))
 
 
 def _kept(stored: Mapping[str, Any], name: str) -> str:

@@ -259,6 +259,17 @@ def test_each_question_is_kept_once_a_block_by_its_keyed_hash_and_repeats_change
     assert questions(engine)["feedback/questions"][""] == {"n": 4, "hashes": sorted(hashes)}
 
 
+def test_an_erasure_takes_a_question_out_of_its_block_unless_another_record_asked_it(
+    engine: Engine, feed: Feed
+) -> None:
+    texts = {"a": "Only bob asks this?", "b": "We both do!", "c": "we both do", "d": "Another one"}
+    feed(*(wire(id=name, messages=[{"role": "user", "content": text}]) for name, text in texts.items()))
+    kept = {int(row.prompt_hash[-10:], 16) for name, row in records(engine).items() if name != "a"}
+    feed(wire(id="e", kind="erase", erase=["a", "b"]))
+    assert questions(engine) == {"feedback/questions": {"": {"n": 4, "hashes": sorted(kept)}}}
+    assert len(kept) == 2
+
+
 def questions(engine: Engine) -> dict[str, Any]:
     with engine.connect() as connection:
         found = connection.execute(select(Sketch.kind, Sketch.counts).where(Sketch.kind.endswith("/questions")))
