@@ -47,7 +47,8 @@ class Window:
     `blocks` are the parts of a current window, oldest first. Rows of `sample` are columns by name, at most as many as
     were asked for. `slices` are windows too, by their names ("tenant=acme"); `slice` is the name of such a one.
     `vectors` are questions as an encoder reads them, where one was asked. `asked` sketches which questions inputs had, None
-    where it is unknown: of a slice, and where a block was ingested before these were kept.
+    where it is unknown: of a slice, where a block was ingested before these were kept, and of a window that was thinned
+    (a part of a reference would know too little).
     """
 
     first: int
@@ -106,7 +107,7 @@ def window(
     parts = streams.sliced(session, stream, inside) if sliced else ()
     found = _made(kind, stream.records, first, last, total)
     found = replace(found, slices=_slices(kind, stream.records, (first, last), spans, total, parts))
-    found = _with_questions(session, stream, inside, found)
+    found = _with_questions(session, stream, streams.between(start, stop), found)
     if slice:
         found = found.slices[slice]
     return replace(found, sample=_sample(session, stream, found, sample, seed)) if sample else found

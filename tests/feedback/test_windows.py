@@ -277,6 +277,7 @@ def test_a_window_knows_what_its_records_asked(session: Session, rows: Any) -> N
     parts = [windows.window(session, "bot", "inputs", *span) for span in ((0, 1999), (1999, 3999))]
     assert windows.joined(parts).asked == windows.window(session, "bot", "inputs", 0, 3999).asked
     assert windows.window(session, "bot", "outcomes", 0, ROWS, version="bot@old").asked is None
+    assert windows.window(session, "bot", "inputs", 0, 3999, most=5).asked is None  # thinned
 
 
 def test_what_was_asked_is_unknown_where_one_block_was_ingested_before_it_was_kept(engine: Engine) -> None:
