@@ -7,7 +7,7 @@ also stores the decision, so that a decision's inputs can't change under it.
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from daemon import baselines, codec, goldens
+from daemon import baselines, codec, costs, goldens
 from daemon.context import Context
 from daemon.tables import CommandRow, Cycle, Decision, DriftRow, Due, Slot, VerdictRow, VersionRow
 from feedback import store
@@ -78,6 +78,7 @@ def observe(session: Session, slot: Slot, context: Context, granted: tuple[bool,
         granted=granted[0],
         not_granted=granted[1],
         seed=_seed(session, slot),
+        experience=costs.experience(session, slot) if slot.phase == Phase.IDLE else (),
     )
 
 

@@ -3,8 +3,9 @@
 Owns: the choice and its reason. Refuses to know how a method trains. Called by `policies.decide`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from policies import costs
 from policies.model import DriftReport, Snapshot, VersionView
 from policies.policy import Policy
 from policies.triggers import newer_teacher
@@ -22,26 +23,50 @@ class Choice:
     reason: str
 
 
-def choose(snapshot: Snapshot, policy: Policy) -> Choice:
-    """The repair that the slot needs, of those that the policy allows, whatever asked for it first.
+def choose(snapshot: Snapshot, policy: Policy, *, weigh: bool = True) -> Choice:
+    """The repair that the slot needs, of those that the policy allows and, where costs are weighed, is worth its cost.
 
     A re-distillation repairs what adapters can't: a stack of them, a teacher that is newer than its student, a drift of
     questions and answers at once. Else the LoRA update, which is cheaper. Its first step is always the teacher, which
     passes gates of its own before a student learns from it.
+
+    Cost and gain are those of earlier attempts (`policies.costs`); what was never tried is not weighed. But no
+    re-distillation takes a LoRA update's place only because nobody knows what it costs. `weigh` is false for a person's
+    command, which is also the way to new experience.
     """
+    against: list[str] = []
+    for choice in _possible(snapshot, policy):
+        if not weigh:
+            return choice
+        why_not = costs.not_worth(choice.method, snapshot.experience, policy.costs)
+        if not why_not and against and choice.method == "distill":
+            known = costs.tried(choice.method, snapshot.experience)
+            why_not = "" if known else "what re-distillation would cost and bring is not known"
+        if not why_not:
+            return replace(choice, reason=f"{choice.reason}; {'; '.join(against)}") if against else choice
+        against.append(why_not)
+    if against:
+        return Choice("nothing", "", f"{'; '.join(against)}; learnctl train starts it all the same")
+    lacks = "the policy names no teacher" if "distill" in policy.method.allowed else "the policy allows no method"
+    return Choice("nothing", "", f"nothing can be trained: {lacks}")
+
+
+def _possible(snapshot: Snapshot, policy: Policy) -> list[Choice]:
+    """What the policy allows, the one that the slot needs first."""
     allowed = policy.method.allowed
     can_distill = "distill" in allowed and bool(policy.method.teacher)
     why = _why_distill(snapshot, policy)
-    if why and can_distill:
-        return Choice("distill", "teacher", f"re-distillation: {why}")
+    found = []
     if "lora" in allowed:
-        return Choice("lora", "candidate", f"LoRA update: {_why_not_distill(snapshot, policy, why, can_distill)}")
+        found.append(
+            Choice("lora", "candidate", f"LoRA update: {_why_not_distill(snapshot, policy, why, can_distill)}")
+        )
     if can_distill:
-        return Choice("distill", "teacher", "re-distillation: the policy allows no LoRA update")
-    if "echo" in allowed:
-        return Choice("echo", "candidate", "echo: the only method that the policy allows")
-    lacks = "the policy names no teacher" if "distill" in allowed else "the policy allows no method"
-    return Choice("nothing", "", f"nothing can be trained: {lacks}")
+        reason = why or ("in place of a LoRA update" if found else "the policy allows no LoRA update")
+        found.insert(0 if why else 1, Choice("distill", "teacher", f"re-distillation: {reason}"))
+    if not found and "echo" in allowed:
+        found.append(Choice("echo", "candidate", "echo: the only method that the policy allows"))
+    return found
 
 
 def fresh(champion: VersionView | None, policy: Policy) -> bool:
@@ -75,8 +100,7 @@ def _why_not_distill(snapshot: Snapshot, policy: Policy, why: str, can_distill: 
         return f"{why}, but the policy {lacks}"
     parts = [f"{depth} of {policy.method.distill_depth} adapter updates stacked"]
     if can_distill:
-        parts.append("no newer teacher")
-        parts.append("no drift that asks for more")
+        parts += [why] if why else ["no newer teacher", "no drift that asks for more"]
     if fresh(snapshot.champion, policy):
         parts.append("starting a fresh adapter")
     return listed(parts)

@@ -1,0 +1,73 @@
+"""What an attempt costs in money, and whether what it is expected to bring is worth that.
+
+Owns: the price of a usage, and the weighing of expected cost against expected gain. Refuses to know how anything was
+measured (`daemon.jobs.usage`) and to guess what nobody measured. Called by `policies.method` and `daemon.costs`.
+"""
+
+from collections.abc import Sequence
+
+from policies.model import Experience, Usage
+from policies.policy import Costs
+from policies.words import count
+
+HOUR = 3600.0  # seconds
+KWH = 3.6e6  # joules
+NAMES = {"lora": "a LoRA update", "distill": "re-distillation"}
+
+
+def money(usage: Usage, prices: Costs) -> float | None:
+    """What a usage costs, in the policy's currency: the sum of what is measured and has a price; None where nothing is.
+
+    What nobody could measure is left out, so the true cost is this or more.
+    """
+    priced = (
+        (usage.gpu_seconds, prices.gpu_hour / HOUR),
+        (usage.cpu_seconds, prices.cpu_hour / HOUR),
+        (usage.joules, prices.kwh / KWH),
+    )
+    known = [quantity * price for quantity, price in priced if price > 0 and quantity is not None]
+    return sum(known) if known else None
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """All of them together; a quantity is None only where it is unknown in each."""
+    tokens = [usage.tokens for usage in usages if usage.tokens is not None]
+    return Usage(
+        seconds=sum(usage.seconds for usage in usages),
+        cpu_seconds=_sum([usage.cpu_seconds for usage in usages]),
+        gpu_seconds=_sum([usage.gpu_seconds for usage in usages]),
+        joules=_sum([usage.joules for usage in usages]),
+        tokens=sum(tokens) if tokens else None,
+    )
+
+
+def tried(method: str, experience: Sequence[Experience]) -> bool:
+    """Whether a method was tried here, whatever of it could be measured: no price changes that."""
+    return any(each.method == method and each.attempts > 0 for each in experience)
+
+
+def not_worth(method: str, experience: Sequence[Experience], prices: Costs) -> str:
+    """Why a method would cost more than it is expected to bring; "" where it wouldn't, or where that can't be said."""
+    found = _weighed(method, experience, prices)
+    if found is None:
+        return ""
+    past, cost = found
+    worth = 100 * past.gain * prices.worth
+    if not cost > worth:
+        return ""
+    return (
+        f"{NAMES.get(method, method)} would cost {cost:.2f} {prices.currency} for an expected gain of "
+        f"{100 * past.gain:.1f} points, worth {worth:.2f} (by its last {count(past.attempts, 'attempt')})"
+    )
+
+
+def _weighed(method: str, experience: Sequence[Experience], prices: Costs) -> tuple[Experience, float] | None:
+    """What is known of a method and what an attempt costs at today's prices; None where costs aren't weighed."""
+    past = next((each for each in experience if each.method == method and each.attempts > 0), None)
+    cost = money(past.usage, prices) if past is not None else None
+    return (past, cost) if past is not None and cost is not None and prices.worth > 0 else None
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
