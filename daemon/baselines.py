@@ -5,6 +5,7 @@ Owns: when they are frozen, what they hold, and that a young one takes in what d
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -31,12 +32,14 @@ def freeze_inputs(session: Session, slot: Slot, version: str, rows: int, drift: 
     """Freeze what `version` is promoted on: the last `reference_days`, at least `rows`; the window ends at the head.
 
     It begins no earlier than the drift that was found last, where `rows` came in since: the version has learned it, and
-    what was before it is no reference any more.
+    what was before it is no reference any more; where only a slice drifted, its own part alone begins later.
     """
     first, last = windows.latest(session, slot.deployment, "inputs", rows)
     days = store.head_at(session, now - drift.reference_days * DAY)
-    first = min(first, max(days, _drifted_since(session, slot, drift.cheap)))
-    window = windows.window(session, slot.deployment, "inputs", first, last, most=windows.ENOUGH)
+    since = _drifted_since(session, slot, drift.cheap)
+    first = min(first, max(days, since.get("", 0)))
+    begins = {name: at for name, at in since.items() if name.partition("=")[0] in drift.slices}
+    window = windows.window(session, slot.deployment, "inputs", first, last, most=windows.ENOUGH, begins=begins)
     return _add(session, slot, "inputs", version, (first, store.head(session)), windows.aggregates(window), now)
 
 
@@ -65,30 +68,62 @@ def window_of(baseline: Baseline) -> Window:
     return windows.thaw(aggregates.get("window", aggregates))
 
 
-def grow(session: Session, slot: Slot, held: Baseline, upto: int, days: float, now: float) -> None:
-    """Let a reference that reaches back less than `days` take in what came in up to `upto` and did not drift.
+def grow(session: Session, slot: Slot, held: Baseline, current: Window, drift: Drift, now: float) -> None:
+    """Let a reference that reaches back less than `reference_days` take in what came before `current` and did not drift.
 
-    A reference of one hour knows neither nights nor weekends; what was frozen stays as it is beside it.
+    A reference of one hour knows neither nights nor weekends; what was frozen stays as it is beside it. Each slice grows
+    by itself, up to its own window; one that is new begins with what comes after its first whole window.
     """
-    if upto <= held.last or now - store.ingested(session, held.first + 1, now) >= days * DAY:
+    kind, before = held.kind.removesuffix(GROWN), window_of(held)
+    sides = {"": (replace(before, first=held.first, last=held.last), current)}
+    sides |= {name: (before.slices[name], one) for name, one in current.slices.items() if name in before.slices}
+    spans = {
+        name: (old.last, new.first)
+        for name, (old, new) in sides.items()
+        if new.first > old.last and len(new.blocks) == drift.blocks
+    }
+    starts = {sides[name][0].first for name in spans}
+    young = {first for first in starts if now - store.ingested(session, first + 1, now) < drift.reference_days * DAY}
+    spans = {name: span for name, span in spans.items() if sides[name][0].first in young}
+    fresh = {
+        name: (one.first, one.first)
+        for name, one in current.slices.items()
+        if name not in before.slices and len(one.blocks) == drift.blocks
+    }
+    grown = _grown(session, slot, kind, before, spans | fresh)
+    if grown is before:
         return
-    kind = held.kind.removesuffix(GROWN)
-    more = windows.window(session, slot.deployment, kind, held.last, upto, version=slot.champion, most=windows.ENOUGH)
-    if not more.n:
-        return
-    aggregates = windows.aggregates(windows.joined([window_of(held), more]))
+    last = spans[""][1] if "" in spans else held.last
     if held.kind == kind:
-        _add(session, slot, kind + GROWN, slot.champion, (held.first, upto), aggregates, now)
+        _add(session, slot, kind + GROWN, slot.champion, (held.first, last), windows.aggregates(grown), now)
     else:
-        held.aggregates, held.last, held.at = aggregates, upto, now
+        held.aggregates, held.last, held.at = windows.aggregates(grown), last, now
 
 
-def _drifted_since(session: Session, slot: Slot, detector: str) -> int:
-    """The sequence number before the newest drift that was found, 0 where none was."""
+def _grown(session: Session, slot: Slot, kind: str, before: Window, spans: Mapping[str, tuple[int, int]]) -> Window:
+    """A reference with what came in over `spans`, of all ("") and of slices; the same one where that is nothing."""
+    whole, version, most = before, slot.champion, windows.ENOUGH
+    if "" in spans:
+        more = windows.window(session, slot.deployment, kind, *spans[""], version=version, most=most, sliced=False)
+        whole = windows.joined([before, more]) if more.n else before
+    sliced = {name: span for name, span in spans.items() if name}
+    if whole is before and not sliced:
+        return before
+    found = windows.between(session, slot.deployment, kind, sliced, version=version, most=most)
+    joined = {name: windows.joined([before.slices[name], one]) for name, one in found.items() if name in before.slices}
+    return replace(whole, slices={**before.slices, **found, **joined})
+
+
+def _drifted_since(session: Session, slot: Slot, detector: str) -> dict[str, int]:
+    """The sequence number before the newest drift that was found, of all ("") and of each slice that drifted alone."""
     mine = (DriftRow.slot == slot.id, DriftRow.detector == detector, DriftRow.drifted)
     row = session.scalar(select(DriftRow).where(*mine).order_by(DriftRow.id.desc()).limit(1))
-    since = [int(column.get("since", 0)) for column in row.report.get("columns", [])] if row else []
-    return max(min((number for number in since if number), default=0) - 1, 0)
+    found: dict[str, int] = {}
+    for column in row.report.get("columns", []) if row else []:
+        since, name = int(column.get("since", 0)) - 1, column.get("slice", "")
+        if since > 0:
+            found[name] = min(since, found.get(name, since))
+    return found
 
 
 def _add(

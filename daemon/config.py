@@ -17,7 +17,7 @@ from phonenumbers import SUPPORTED_REGIONS
 
 from daemon import notify
 from daemon.options import Place, build, check_finite, plugin, refuse_unknown
-from daemon.policyfile import canonical, load_policy, parse_policy
+from daemon.policyfile import canonical, load_policy, parse_policy, usable_policy
 from feedback.redact import REGIONS
 from policies.errors import Misconfigured
 
@@ -32,6 +32,7 @@ __all__ = [
     "load_policy",
     "parse_policy",
     "read_toml",
+    "usable_policy",
 ]
 
 CONSENTS = ("none", "tenant", "shared")

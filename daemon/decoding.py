@@ -40,8 +40,7 @@ class Decoder:
         inner = unwrapped(self.model)
         stored = inner.generation_config.to_diff_dict()
         bent = {name for name, value in stored.items() if value is not None} - PLAIN
-        prompted = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
-        return not (bent or prompted) and all(isinstance(each, caches.DynamicLayer) for each in _cache(inner).layers)
+        return not bent and all(isinstance(each, caches.DynamicLayer) for each in _cache(inner).layers)
 
     def continued(self, prompts: Sequence[list[int]], limit: int, *, sample: bool = False) -> list[list[int]]:
         """Up to `limit` tokens after each prompt of one batch, the stop token with them: likeliest ones, or drawn."""
@@ -73,7 +72,7 @@ def read(
 
     The first `shared` tokens, which all rows must have in common (None: as many as there are, but the last), are read once.
     """
-    cache = _cache(unwrapped(model))
+    cache, before = opening(model)
     shared = beginning(rows) if shared is None else shared
     # Behind a shared beginning the padding lies within a row, which only layers that look at everything don't mind.
     if shared < SHARED or len(rows) < 2 or any(type(each) is not caches.DynamicLayer for each in cache.layers):
@@ -81,10 +80,37 @@ def read(
     tokens, mask = left_padded([row[shared:] for row in rows], pad, model.device)
     if shared:
         first = torch.tensor([rows[0][:shared]], device=model.device)
-        _forward(model, first, torch.ones_like(first), cache, keep=1)
+        _forward(model, first, first.new_ones(1, before + shared), cache, keep=1)
+    if before + shared:
         cache.batch_repeat_interleave(len(rows))
-        mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=-1)
+        mask = torch.cat([mask.new_ones(len(rows), before + shared), mask], dim=-1)
     return _forward(model, tokens, mask, cache, keep=keep), mask, cache
+
+
+def opening(model: Any, **more: Any) -> tuple[Any, int]:
+    """A cache of one row with what a prefix or prompt of PEFT puts before every row, and how many tokens that are.
+
+    Whoever reads on from it calls the `unwrapped` model: PEFT would put them there again, before the padding too. A
+    gradient goes through it. An empty cache and 0 where nothing stands before. `more` is for the model.
+    """
+    cache, before = _cache(unwrapped(model)), virtual_tokens(model)
+    if not before:
+        return cache, 0
+    made = model.get_prompt(batch_size=1)
+    if isinstance(made, torch.Tensor):  # a prompt is made of embeddings, a prefix of every layer's keys and values
+        inner = unwrapped(model)
+        more |= {"logits_to_keep": 1} if head_skips(model) else {}
+        inner(inputs_embeds=made.to(inner.dtype), past_key_values=cache, use_cache=True, **more)
+        return cache, before
+    for number, (keys, values, *_) in enumerate(made):
+        cache.update(keys, values, number)
+    return cache, before
+
+
+def virtual_tokens(model: Any) -> int:
+    """How many tokens a prefix or prompt of PEFT puts before every row."""
+    config: Any = getattr(model, "active_peft_config", None)
+    return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
 
 
 def beginning(rows: Sequence[list[int]]) -> int:
@@ -131,7 +157,8 @@ def _cache(inner: Any) -> Any:
 def _forward(model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any, *, keep: int) -> torch.Tensor:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
     more: dict[str, Any] = {"logits_to_keep": keep} if head_skips(model) else {}
-    made = model(
+    inner = unwrapped(model) if virtual_tokens(model) else model
+    made = inner(
         input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **more
     )
     logits: torch.Tensor = made.logits[:, -keep:]

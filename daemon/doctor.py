@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def _program() -> Iterator[Finding]:
         yield Finding("names", ERROR, f"the import name {name} also belongs to {', '.join(owners)}", hint)
 
 
+@cache
 def foreign_owners() -> dict[str, list[str]]:
     """Our import names that another installed distribution claims too, with its name."""
     owners = importlib.metadata.packages_distributions()

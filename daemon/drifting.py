@@ -5,47 +5,58 @@ Owns: the job's inputs and result, and how the reports of several kinds become o
 process by `daemon.jobs`; `merge` by `daemon.looking` too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from daemon import codec, schema
+from daemon import codec, encoding, schema
 from daemon.jobs import Job
 from feedback import db, drift, windows
+from feedback.samples import Vector
 from feedback.windows import Window
 from policies.errors import Refused
 from policies.model import DriftColumn, DriftReport
 
 SAMPLE = 10_000
+QUESTIONS = 500  # of each side that the encoder reads
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Measure every kind of `kinds` and merge the reports; the result is the report as `codec.drift_to_json` writes it.
+    """Measure every kind of `kinds` and each of `slices`, and merge; the result is as `codec.drift_to_json` writes it.
 
     Inputs: `database`, `deployment`, `version` (whose answers the outcomes are of), `detector`, `options` (of the
     detector), `reference` and `current`, each a window [first, last] or one for each kind (of a reference also what
-    `windows.aggregates` froze, for a detector that needs no rows), `kinds`, and `minimum` (values below which a column
-    isn't judged, 0 by default). Leaves report.json and the detector's own files.
+    `windows.aggregates` froze, for a detector that needs no rows), `kinds`, `slices` (`kind`, `slice`, `reference` and
+    `current` of each, none by default), `encoder` (a folder, "" by default: then what questions mean is compared too),
+    `blocks` (of the current window), and `minimum` (values below which a column isn't judged, 0 by default). Leaves
+    report.json and the detector's own files, those of a slice in a folder of their own.
     Raises: Misconfigured, Refused, Transient as the database and the detector do.
     """
     inputs = job.inputs
     detector = drift.load(inputs["detector"])
     options = options_of(detector, inputs["options"])
     engine = db.connect(inputs["database"])
+    wanted = [(kind, "", inputs["reference"], inputs["current"]) for kind in inputs["kinds"]]
+    wanted += [(one["kind"], one["slice"], one["reference"], one["current"]) for one in inputs.get("slices", ())]
     reports: dict[str, DriftReport] = {}
     try:
         schema.check(engine)
-        for done, kind in enumerate(inputs["kinds"]):
-            job.progress(f"comparing {kind}", done / len(inputs["kinds"]))
-            reference, current = db.read(engine, partial(_windows, job=job, kind=kind))
-            reports[kind] = (
-                detector.report(reference, current, options, job.folder)
+        for done, (kind, slice, *sides) in enumerate(wanted):
+            job.progress(f"comparing {kind} {slice}".strip(), done / len(wanted))
+            reference, current = (
+                _read(engine, partial(_window, job=job, kind=kind, given=given, slice=slice), job) for given in sides
+            )
+            folder = job.folder / f"slice{done}" if slice else job.folder
+            reports[f"{kind} {slice}"] = named(
+                detector.report(reference, current, options, folder)
                 if hasattr(detector, "report")
-                else detector.measure(reference, current, options)
+                else detector.measure(reference, current, options),
+                slice,
             )
     finally:
         engine.dispose()
@@ -57,30 +68,41 @@ def run(job: Job) -> dict[str, Any]:
     return result
 
 
-def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0.0) -> DriftReport:
-    """The reports of several kinds by the same detector as one: what drifted in any has drifted, and `kind` says where.
+def named(report: DriftReport, slice: str) -> DriftReport:
+    """A report on windows of a slice, with the slice in its columns' names and in its reason; of all, as it is."""
+    if not slice or any(column.slice for column in report.columns):  # or the detector has named it
+        return report
+    columns = tuple(replace(c, column=f"{c.column}[{slice}]", slice=slice) for c in report.columns)
+    slices = (slice,) if report.judged else ()
+    return replace(report, columns=columns, reason=f"{slice}: {report.reason}", slices=slices)
 
-    A column with fewer than `minimum` values on a side isn't judged. `current` begins where the first kind's window does.
+
+def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0.0) -> DriftReport:
+    """Reports of several kinds and slices by the same detector as one: what drifted in any has drifted, `kind` says where.
+
+    A column with fewer than `minimum` values on a side isn't judged. `current` begins where the first report's does.
     Raises: Refused without any report.
     """
     if not reports:
         raise Refused("no report to merge", hint="ask for at least one kind: inputs or outcomes")
     held = {kind: _held(report, minimum) for kind, report in reports.items()}
-    drifted = [kind for kind, report in held.items() if report.drifted]
+    drifted = [report for report in held.values() if report.drifted]
+    kinds = sorted({report.kind for report in drifted})
     judged = [report for report in held.values() if report.judged]
-    told = [held[kind] for kind in drifted] or judged or list(held.values())
+    told = drifted or judged or list(held.values())
     first = next(iter(held.values()))
     return DriftReport(
         detector=first.detector,
         judged=bool(judged),
         drifted=bool(drifted),
-        kind="both" if len(drifted) > 1 else "".join(drifted),
+        kind="both" if len(kinds) > 1 else "".join(kinds),
         reason="; ".join(report.reason for report in told),
         columns=tuple(column for report in held.values() for column in report.columns),
         reference=first.reference,
         current=(first.current[0], max(report.current[1] for report in held.values())),
         at=at,
         files=tuple(name for report in held.values() for name in report.files),
+        slices=tuple(sorted({name for report in held.values() for name in report.slices})),
     )
 
 
@@ -108,26 +130,39 @@ def _enough(column: DriftColumn, minimum: int) -> DriftColumn:
     )
 
 
-def _windows(session: Session, job: Job, kind: str) -> tuple[Window, Window]:
-    def side(name: str) -> Window:
-        given = job.inputs[name]
-        one = given.get(kind, given) if isinstance(given, Mapping) else given
-        if isinstance(one, Mapping):
-            return windows.thaw(one)
-        first, last = one
-        return windows.window(
-            session,
-            job.inputs["deployment"],
-            kind,
-            first,
-            last,
-            version=job.inputs.get("version", ""),
-            sample=SAMPLE,
-            seed=job.seed,
-            most=windows.ENOUGH,
-        )
+def _window(session: Session, job: Job, kind: str, given: Any, slice: str) -> Window:
+    """One side: what a baseline froze, or the rows of a span (by kind, where it has several)."""
+    one = given.get(kind, given) if isinstance(given, Mapping) else given
+    if isinstance(one, Mapping):
+        return windows.thaw(one)
+    first, last = one
+    return windows.window(
+        session,
+        job.inputs["deployment"],
+        kind,
+        first,
+        last,
+        version=job.inputs.get("version", ""),
+        sample=SAMPLE,
+        seed=job.seed,
+        most=windows.ENOUGH,
+        sliced=bool(slice),
+        slice=slice,
+    )
 
-    return side("reference"), side("current")
+
+def _read(engine: Engine, find: Callable[[Session], Window], job: Job) -> Window:
+    """One side with its questions as the encoder reads them, where there is one to ask."""
+    window = db.read(engine, find)
+    encoder = job.inputs.get("encoder", "")
+    if not encoder or window.kind != "inputs" or window.slice:
+        return window
+    where = job.inputs["deployment"], window.first, window.last, QUESTIONS, job.seed
+    asked = db.read(engine, lambda session: windows.questions(session, *where))
+    blocks = tuple(Window(first, last, 0, {}) for first, last in job.inputs.get("blocks", ()))
+    read = encoding.encode(encoder, [question.text for question in asked])
+    vectors = tuple(Vector(one.seq, one.day, values) for one, values in zip(asked, read, strict=True))
+    return replace(window, vectors=vectors, blocks=blocks)
 
 
 def options_of(detector: ModuleType, given: Mapping[str, Any]) -> Any:

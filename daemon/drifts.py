@@ -11,8 +11,11 @@ from sqlalchemy.orm import Session
 from daemon import baselines
 from daemon.tables import Baseline, DriftRow, Slot
 from feedback import store, typical, windows
+from feedback.drift import meaning
 
 FEW = 4
+SLICES = 4  # that are shown by records of their own
+RATING = windows.RATING
 
 
 def reports(session: Session, slot: Slot, texts: bool) -> list[dict[str, Any]]:
@@ -40,25 +43,48 @@ def _column(session: Session, column: dict[str, Any], at: float) -> dict[str, An
 
 
 def _typical(session: Session, slot: Slot, row: DriftRow) -> list[dict[str, Any]]:
-    """Records of the alarm's window that are most unlike the reference it was compared with, kind by kind.
+    """Records of the alarm's window that are most unlike the reference it was compared with, by kind and slice.
 
-    Evidence knows no beginning of a drift (`since`) and repeats what the cheap look has told: it has none.
+    Evidence knows no beginning of a drift (`since`) and repeats what the cheap look has told: it has none, nor has the
+    report on meaning, which the cheap one takes over. A slice has records of its own where it alone drifted.
     """
-    drifted = [column["column"] for column in row.report.get("columns", []) if column.get("since")]
-    frozen = _compared(session, slot, row) if drifted else None
+    drifted = [column for column in row.report.get("columns", []) if column.get("since")]
+    frozen = _compared(session, slot, row) if drifted and row.detector != meaning.NAME else None
     if frozen is None:
         return []
-    first, last = row.report["current"]
     found = []
+    for column in drifted:
+        if column.get("typical"):
+            told = typical.named(session, slot.deployment, column["typical"], FEW)
+            found += [{"kind": "inputs", "slice": "", "column": column["column"], **record} for record in told]
     for kind in ("inputs", "outcomes"):
         reference = frozen if kind == "inputs" else baselines.newest(session, slot.id, kind, frozen.version)
         if reference is None or row.report["kind"] not in (kind, "both"):
             continue
-        current = windows.window(session, slot.deployment, kind, first, last, version=frozen.version)
-        held = baselines.window_of(reference)
-        told = typical.records(session, slot.deployment, held, current, drifted, FEW, frozen.version)
-        found += [{"kind": kind, **record} for record in told]
+        held, last = baselines.window_of(reference), int(row.report["current"][1])
+        for slice, columns in _apart(drifted, kind).items():
+            known = held.slices.get(slice) if slice else held
+            if known is None:
+                continue
+            first = min(int(column["since"]) for column in columns) - 1 if slice else int(row.report["current"][0])
+            where = (session, slot.deployment, kind, first, last)
+            current = windows.window(*where, version=frozen.version, slice=slice)
+            names = [column["column"].removesuffix(f"[{slice}]") for column in columns]
+            told = typical.records(session, slot.deployment, known, current, names, FEW, frozen.version)
+            found += [{"kind": kind, "slice": slice, **record} for record in told]
     return found
+
+
+def _apart(drifted: list[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]]:
+    """The drifted columns of that kind by their slice ("" is all records); of slices those that drifted alone."""
+    mine = [column for column in drifted if (column["column"].partition("[")[0] == RATING) == (kind == "outcomes")]
+    everywhere = {column["column"] for column in mine if not column.get("slice")}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for column in mine:
+        slice = column.get("slice", "")
+        if not slice or column["column"].removesuffix(f"[{slice}]") not in everywhere:
+            found.setdefault(slice, []).append(column)
+    return dict(sorted(found.items())[:SLICES])
 
 
 def _compared(session: Session, slot: Slot, row: DriftRow) -> Baseline | None:

@@ -7,6 +7,7 @@ Owns: `answers.json` and how a prompt is looked up in it. Refuses to know torch.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from daemon.models import Conversation, Ref
@@ -92,17 +93,22 @@ class EchoModel:
     def _say(self, conversation: Conversation) -> str:
         prompt = prompt_of(conversation)
         said = self.table.answers.get(prompt)
-        return said if said is not None else self._alike(frozenset(prompt.split()))
+        return said if said is not None else self._alike(_words(prompt))
 
     def _alike(self, words: frozenset[str]) -> str:
         """The answer to the prompt with the most words in common: a table that couldn't generalise could prove no gain."""
         best, answer = ALIKE, self.table.default
         for prompt, text in self.table.answers.items():
-            other = frozenset(prompt.split())
+            other = _words(prompt)
             alike = len(words & other) / (len(words | other) or 1)
             if alike > best:
                 best, answer = alike, text
         return answer
+
+
+@lru_cache(maxsize=1 << 16)
+def _words(prompt: str) -> frozenset[str]:
+    return frozenset(prompt.split())
 
 
 def _cut(text: str, words: int) -> str:

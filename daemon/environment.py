@@ -31,6 +31,7 @@ LIBRARIES = (
     "sqlalchemy",
     "pydantic",
     "kafka-python",
+    "lm-eval",
 )
 
 

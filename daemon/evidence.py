@@ -16,7 +16,8 @@ from policies.errors import Refused
 from policies.model import Result
 
 MOST = 10  # items that changed most
-SCORED = ("goldens", "safety", "retention", "improvement")
+READS = {"regression": "goldens", "retention": "lm_eval"}  # beside what bears the gate's own name
+SCORED = ("goldens", "safety", "retention", "improvement", "lm_eval")
 
 
 def versions(session: Session, *, deployment: str = "", limit: int = 50) -> list[dict[str, Any]]:
@@ -216,8 +217,8 @@ def _probes(session: Session, evaluation: str) -> list[str]:
 
 
 def _belongs(probe: str, gate: str) -> bool:
-    """Whether a gate reads a probe: regression reads the goldens, retention also the log-probabilities."""
-    return probe == gate or (gate == "regression" and probe == "goldens") or probe.startswith(f"{gate}_")
+    """Whether a gate reads a probe: regression reads the goldens, retention also log-probabilities and tasks."""
+    return probe in (gate, READS.get(gate)) or probe.startswith(f"{gate}_")
 
 
 def _summaries(session: Session, evaluation: str) -> list[dict[str, Any]]:

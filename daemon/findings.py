@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daemon import artifact
-from daemon.config import Deployment, Settings, load, load_policy
+from daemon.config import Deployment, Settings, load, load_policy, usable_policy
 from policies import gates
 from policies.errors import LearndError
 from policies.policy import Policy
@@ -73,7 +73,7 @@ def tried(found: list[Finding], check: str, work: Callable[[], T]) -> T | None:
 
 def _files_of(deployment: Deployment) -> Iterator[Finding]:
     found: list[Finding] = []
-    policy = tried(found, "policy", lambda: load_policy(deployment.policy))
+    policy = tried(found, "policy", lambda: usable_policy(deployment.policy))
     yield from found
     if policy is not None:
         yield Finding(

@@ -36,12 +36,13 @@ class Intake:
         self._publishers: list[KafkaPublisher] = []
         self._boxes: list[Outbox] = []
 
-    def step(self) -> int:
+    def step(self, wait_seconds: float | None = None) -> int:
         """Read one batch of every source and publish waiting dead letters; the number of messages read.
 
+        `wait_seconds`: how long each source may wait for a first message (`feedback.ingest`).
         Raises: Transient where database or broker are away.
         """
-        read = sum(reader.step().read for reader in self._open())
+        read = sum(reader.step(wait_seconds).read for reader in self._open())
         for box in self._boxes:
             box.step()
         return read

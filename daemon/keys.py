@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.config import Settings
+from daemon.policyfile import load_policy
 from feedback.keys import DeploymentRules, RecordSettings
 from policies.errors import Misconfigured
 
@@ -34,13 +35,16 @@ class Keys:
 
 
 def record_settings(settings: Settings) -> RecordSettings:
-    """What ingest must know, of the configuration and the keys (which are made where there are none yet).
+    """What ingest must know, of the configuration, its policies and the keys (which are made where there are none yet).
 
-    Raises: Misconfigured as `load_keys`.
+    Raises: Misconfigured as `load_keys` and `load_policy`.
     """
     keys = load_keys(settings.keys)
     return RecordSettings(
-        deployments={name: DeploymentRules(each.consent_default) for name, each in settings.deployments.items()},
+        deployments={
+            name: DeploymentRules(each.consent_default, load_policy(each.policy).drift.slices)
+            for name, each in settings.deployments.items()
+        },
         user_key=keys.user,
         key_version=keys.user_version,
         fold_key=keys.fold,

@@ -46,6 +46,20 @@ def load_policy(path: Path | str) -> Policy:
     return parse_policy(text, str(path), base=path.absolute().parent)
 
 
+def usable_policy(path: Path | str) -> Policy:
+    """The policy in a file, where this machine has what its probes need; to judge by a policy takes nothing of it.
+
+    Raises: Misconfigured, as `load_policy` and for what a probe lacks.
+    """
+    policy = load_policy(path)
+    for name, table in policy.probes.items():
+        place = Place(str(path), f"probes.{name}")
+        probe = plugin("daemon.probes", name, place, name)
+        if hasattr(probe, "verify"):
+            probe.verify(build(probe.Options, table, place))
+    return policy
+
+
 def parse_policy(text: str, source: str, *, base: Path | None = None) -> Policy:
     """The policy in `text` (TOML, or the canonical JSON that `canonical` writes); `source` is named in messages.
 
@@ -171,7 +185,7 @@ def _check_cron(line: str, place: Place, name: str) -> None:
 def _plugged(policy: Policy, place: Place) -> Policy:
     """The policy with its plug-ins' tables as their `Options` read them: checked, with absolute paths.
 
-    Raises: Misconfigured where a detector or method isn't there or wouldn't take its table.
+    Raises: Misconfigured where a detector, method or probe isn't there or wouldn't take its table.
     """
     drift, method = policy.drift, policy.method
     for key, name in (("cheap", drift.cheap), ("evidence", drift.evidence)):
@@ -182,11 +196,13 @@ def _plugged(policy: Policy, place: Place) -> Policy:
     teacher = method.teacher
     if place.base is not None and teacher not in ("", "self"):
         teacher = str(place.base / Path(teacher).expanduser())
+    if place.base is not None and drift.encoder:
+        drift = dataclasses.replace(drift, encoder=str(place.base / Path(drift.encoder).expanduser()))
     drift = dataclasses.replace(drift, options=_tables("feedback.drift", drift.options, place.inside("drift.options")))
     options = _tables("daemon.training", method.options, place.inside("method.options"))
-    return dataclasses.replace(
-        policy, drift=drift, method=dataclasses.replace(method, options=options, teacher=teacher)
-    )
+    method = dataclasses.replace(method, options=options, teacher=teacher)
+    probes = _tables("daemon.probes", policy.probes, place.inside("probes"))
+    return dataclasses.replace(policy, drift=drift, method=method, probes=probes)
 
 
 def _tables(package: str, tables: Mapping[str, Any], place: Place) -> dict[str, Any]:

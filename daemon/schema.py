@@ -4,6 +4,7 @@ Owns: where the migrations lie and who may run them. Refuses to know any table. 
 `daemon.ctl` and jobs (check only), and tests.
 """
 
+from functools import cache
 from pathlib import Path
 
 import structlog
@@ -61,7 +62,7 @@ def check(engine: Engine) -> None:
 
 def head() -> str:
     """The newest revision that this program knows."""
-    revision = ScriptDirectory(str(migrations())).get_current_head()
+    revision = _scripts().get_current_head()
     if revision is None:
         raise Misconfigured("the migrations folder is empty", hint="reinstall learnd")
     return revision
@@ -79,6 +80,12 @@ def migrations() -> Path:
     raise Misconfigured("learnd was installed without its migrations", hint="reinstall learnd")
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    # Read once: a folder that an upgrade replaces belongs to the learnd that starts after it.
+    return ScriptDirectory(str(migrations()))
+
+
 def _isolation(engine: Engine) -> dict[str, str]:
     # A serializable transaction would look at the database as it was before it waited for the lock.
     return {"isolation_level": "READ COMMITTED"} if engine.dialect.name == "postgresql" else {}
@@ -87,7 +94,7 @@ def _isolation(engine: Engine) -> dict[str, str]:
 def _known(connection: Connection) -> str | None:
     """The database's revision (None: empty), which must be one of ours."""
     found = MigrationContext.configure(connection).get_current_revision()
-    ours = {script.revision for script in ScriptDirectory(str(migrations())).walk_revisions()}
+    ours = {script.revision for script in _scripts().walk_revisions()}
     if found is not None and found not in ours:
         raise Misconfigured(
             f"the database's schema {found} is newer than this learnd, which knows up to {head()}",

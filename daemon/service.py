@@ -29,7 +29,7 @@ from daemon import (
 )
 from daemon.audit import log as audit
 from daemon.clock import Clock, SystemClock
-from daemon.config import Deployment, Settings, canonical, load, load_policy, parse_policy
+from daemon.config import Deployment, Settings, canonical, load, parse_policy, usable_policy
 from daemon.context import Context
 from daemon.grants import grants
 from daemon.intake import Intake
@@ -89,7 +89,7 @@ class Service:
             return False
         self.registry.clean()
         for deployment in self.settings.deployments.values():
-            self._begin(deployment, self._ruled(deployment.name, load_policy(deployment.policy)))
+            self._begin(deployment, self._ruled(deployment.name, usable_policy(deployment.policy)))
         self._note("started", "the service started", {"deployments": sorted(self._running)})
         self._beat(since=self.clock.now())
         return True
@@ -167,7 +167,7 @@ class Service:
         sdnotify.notify("RELOADING=1")
         try:
             settings = load(self.settings.path)
-            policies = {name: self._ruled(name, load_policy(d.policy)) for name, d in settings.deployments.items()}
+            policies = {name: self._ruled(name, usable_policy(d.policy)) for name, d in settings.deployments.items()}
         except LearndError as error:
             logger.error("reload refused: the old policies stay", error=str(error), hint=error.hint)
             self._note("reload:refused", str(error), {"hint": error.hint})
@@ -186,9 +186,9 @@ class Service:
         self._note("reloaded", "SIGHUP", {"policies": {name: p.hash for name, p in policies.items()}})
         sdnotify.notify("READY=1")
 
-    def ingest_once(self) -> int:
-        """Read what the sources have, once; the number of records read."""
-        return self.intake.step()
+    def ingest_once(self, wait_seconds: float | None = None) -> int:
+        """Read what the sources have, once, waiting so long for a first record; the number of records read."""
+        return self.intake.step(wait_seconds)
 
     def tick(self) -> bool:
         """One pass over every slot; true when something happened or is still going on."""

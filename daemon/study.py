@@ -17,12 +17,18 @@ from daemon.codec import canonical
 from daemon.jobs import Job
 from daemon.models import Ref
 from daemon.options import Place, build, refuse_unknown
-from daemon.probes import Item
+from daemon.probes import Item, lm_eval
 from policies.errors import Corrupt, Misconfigured, Refused
 
 Row = dict[str, Any]
-JUDGE = "judge"
-PROBE_OF = {"goldens": "goldens", "safety": "safety", "anchor": "retention", JUDGE: "improvement"}
+JUDGE, TASK = "judge", "task"
+PROBE_OF = {
+    "goldens": "goldens",
+    "safety": "safety",
+    "anchor": "retention",
+    JUDGE: "improvement",
+    TASK: "lm_eval",
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ class Memory:
 
     def key(self, ref: Ref, asked: ItemSet, options: Any, max_new_tokens: int, ran: str) -> str:
         """SHA-256 (hex) of version, set's name and role, options, length, environment (`ran`) and our own code."""
-        parts = [ref.name, asked.name, asked.role, asdict(options), max_new_tokens, ran, environment.code_digest()]
+        given = json.loads(json.dumps(asdict(options), default=str))
+        parts = [ref.name, asked.name, asked.role, given, max_new_tokens, ran, environment.code_digest()]
         return hashlib.sha256(canonical(parts)).hexdigest()
 
     def get(self, key: str) -> dict[str, list[Row]]:
@@ -120,12 +127,14 @@ def read(job: Job) -> Study:
     if given.get("judge"):
         files.append((JUDGE, JUDGE, Path(given["judge"])))
     anchor = versions.get("anchor")
+    options = _options(given.get("options") or {}, int(given.get("seed", job.seed)))
+    tasks = [ItemSet(name, TASK, items) for name, items in lm_eval.documents(options["lm_eval"]).items()]
     return Study(
         candidate=candidate,
         champion=champion,
         anchor=anchor if anchor and anchor.name not in (candidate.name, champion.name) else None,
-        sets=tuple(_set(*each) for each in files),
-        options=_options(given.get("options") or {}, int(given.get("seed", job.seed))),
+        sets=(*(_set(*each) for each in files), *tasks),
+        options=options,
         max_new_tokens=int(given.get("max_new_tokens", 128)),
         device=job.device,
         memory=Memory(Path(given["cache"]) if given.get("cache") else None),

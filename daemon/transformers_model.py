@@ -37,6 +37,7 @@ class TransformersModel:
         """Load a version for answering. Raises: Misconfigured, Transient."""
         tokenizer = open_tokenizer(ref)
         model = open_weights(ref, device=device, quantisation=quantisation)
+        check_vocabulary(ref, tokenizer, model)
         return cls(model.eval(), tokenizer, context_of(model))
 
     @torch.inference_mode()
@@ -99,6 +100,9 @@ class TransformersModel:
         return Decoder(self.model, self.tokenizer.pad_token_id, ends)
 
     def _generate(self, prompts: list[list[int]], settings: Any) -> list[list[int]]:
+        if decoding.virtual_tokens(self.model) and len(prompts) > 1:
+            # PEFT counts padding between its virtual tokens and a row as positions: no row may have any.
+            return [row for prompt in prompts for row in self._generate([prompt], settings)]
         tokens, mask = left_padded(prompts, self.tokenizer.pad_token_id, self.model.device)
         made = self.model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings)
         rows: list[list[int]] = made[:, tokens.shape[1] :].tolist()
@@ -205,6 +209,14 @@ def outline(ref: Ref) -> Any:
         raise Misconfigured(f"{ref.name}: its configuration doesn't load: {_first(problem)}", hint=_FOLDER) from problem
 
 
+def check_vocabulary(ref: Ref, tokenizer: Any, model: Any) -> None:
+    """Raises: Misconfigured, when the tokenizer knows tokens that the model has no embedding for."""
+    most, rows = max(tokenizer.get_vocab().values()), int(model.config.get_text_config().vocab_size)
+    if most >= rows:
+        hint = "its tokenizer is another model's: put the one that it was trained with into its folder"
+        raise Misconfigured(f"{ref.name}: its tokenizer's ids reach {most}, its vocabulary holds {rows}", hint=hint)
+
+
 def _quantised(quantisation: str, dtype: torch.dtype) -> Any:
     if quantisation == "int8":
         return hf.BitsAndBytesConfig(load_in_8bit=True)
@@ -214,14 +226,14 @@ def _quantised(quantisation: str, dtype: torch.dtype) -> Any:
 
 
 def context_of(model: Any) -> int:
-    """Positions that a model was made for, in tokens."""
-    return int(getattr(model.config, "max_position_embeddings", 0) or 4096)
+    """Positions that a model was made for, in tokens, less what a prefix or prompt takes of them."""
+    return int(getattr(model.config, "max_position_embeddings", 0) or 4096) - decoding.virtual_tokens(model)
 
 
 def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
     """The conversation in the model's chat template, up to where its answer begins.
 
-    Raises: Refused, when the template does not take it.
+    Raises: Refused, when the template does not take it, or leaves its system prompt out.
     """
     from jinja2 import TemplateError
 
@@ -231,6 +243,9 @@ def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
     except (TemplateError, ValueError) as problem:
         hint = "its roles and their order must be what the template allows"
         raise Refused(f"the chat template refuses a conversation: {_first(problem)}", hint=hint) from problem
+    if any(one["role"] == "system" and one["content"].strip() not in text for one in messages):
+        hint = "a model would learn and answer without it: take a chat template that has a place for the system's role"
+        raise Refused("the chat template drops the system prompt", hint=hint)
     return str(text)
 
 
@@ -249,11 +264,16 @@ def answer_logits(model: Any, tokens: torch.Tensor, mask: torch.Tensor, longest:
 
     The head skips the prompt where the model can, which is most of its work at a large vocabulary.
     """
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"use_cache": False}
     if head_skips(model):
         more["logits_to_keep"] = longest + 1
-    logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, **more).logits
+    if decoding.virtual_tokens(model):
+        cache, before = decoding.opening(model)
+        cache.batch_repeat_interleave(len(tokens))
+        mask = torch.cat([mask.new_ones(len(tokens), before), mask], dim=-1)
+        more["past_key_values"], model = cache, decoding.unwrapped(model)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+    logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, **more).logits
     kept: torch.Tensor = logits[:, -(longest + 1) : -1]
     return kept
 

@@ -7,6 +7,7 @@ record came from. Called by `feedback.ingest` inside its transaction.
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
@@ -26,8 +27,13 @@ STORED, DUPLICATE = "stored", "duplicate"
 CHUNK = 500  # names a query: databases limit the parameters of one statement
 
 
-def put(session: Session, items: Sequence[Item], now: float) -> list[str | Rejected]:
-    """Store the records that are new; for each item, in order: `stored`, `duplicate`, or why it was refused."""
+def put(
+    session: Session, items: Sequence[Item], now: float, slices: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> list[str | Rejected]:
+    """Store the records that are new; for each item, in order: `stored`, `duplicate`, or why it was refused.
+
+    `slices`: of each deployment, the columns whose values are sketched one by one.
+    """
     erased = _erased_users(session, items)
     first: dict[Name, Item] = {}
     for record, raw in items:
@@ -37,7 +43,8 @@ def put(session: Session, items: Sequence[Item], now: float) -> list[str | Rejec
     known = _known(session, [name for name in first if name not in seqs])
     fresh = [(seqs[name], record) for name, (record, _) in first.items() if name in seqs]
     _supersede(session, fresh)
-    sketch.add(session, [_observe(seq, record, sketch.weekday(now)) for seq, record in fresh])
+    day = sketch.weekday(now)
+    sketch.add(session, [_observe(seq, record, day, slices.get(record.deployment, ())) for seq, record in fresh])
     return [_fate(record, first, known, erased) for record, _ in items]
 
 
@@ -191,9 +198,9 @@ def _supersede(session: Session, fresh: Sequence[tuple[int, Feedback | Exposure]
         session.execute(statement.values(state="superseded"), [{"older": seq} for seq in older])
 
 
-def _observe(seq: int, record: Feedback | Exposure, day: str) -> sketch.Observation:
+def _observe(seq: int, record: Feedback | Exposure, day: str, slices: tuple[str, ...]) -> sketch.Observation:
     messages = record.body.get("messages")
     prompt = question(messages) if messages else None
     columns = sketch.columns(record.features, prompt, record.body.get("response"), record.rating)
     version, tenant = record.model_version, record.tenant
-    return sketch.Observation(record.deployment, seq, record.kind, columns, day, version, tenant)
+    return sketch.Observation(record.deployment, seq, record.kind, columns, day, version, tenant, slices)

@@ -13,8 +13,6 @@ from feedback import sketch
 Flat = Mapping[str, Any]
 Days = Mapping[str, Flat]
 
-FEW_RATINGS = 20  # of a slice, below which nobody is told its rate
-NEARLY_ALL = 0.9
 CATEGORIES = 1000
 
 
@@ -99,23 +97,6 @@ def like(reference: Days, current: Days, minimum: int) -> ColumnSketch:
         factor = size * weight / judged(strata[day])
         add(total, {"": {name: value * factor for name, value in strata[day].items()}})
     return column(total[""])
-
-
-def slices(days: Days) -> dict[str, dict[str, dict[str, Any]]]:
-    """The ratings of every slice with enough of them, by the name of the slice ("tenant=acme") and weekday.
-
-    What nearly every rating belongs to is no slice: it would only say again what all of them say.
-    """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for day, counts in days.items():
-        for name, value in counts.items():
-            if name[0] in "+-" and not name.lstrip("-").isdecimal():
-                one = found.setdefault(name[1:], {}).setdefault(day, {"n": 0, "good": 0, "bad": 0})
-                one["good" if name[0] == "+" else "bad"] += value
-                one["n"] += value
-    most = NEARLY_ALL * sum(judged(counts) for counts in days.values())
-    sizes = {name: sum(one["n"] for one in ratings.values()) for name, ratings in found.items()}
-    return {name: ratings for name, ratings in found.items() if FEW_RATINGS <= sizes[name] <= most}
 
 
 def capped(days: Days) -> dict[str, dict[str, Any]]:

@@ -12,24 +12,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
-from feedback import datacard, examples
+from feedback import datacard, examples, replay
 from feedback.near import THRESHOLD, Near, prompt_text
 from feedback.tables import DatasetRow, Record
+from feedback.topics import topic
 from policies.actions import Mixture
 from policies.errors import Corrupt, Refused
 
-SPANS = 10  # of history that replay is drawn from alike, so that a busy month doesn't crowd out a quiet one
+LOOKED = 3  # times the quota of replay: how many old records are drawn for their slices to be balanced
 CHUNK = 500
 TEACHES = ("correction", "pair", "positive", "negative")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +65,27 @@ def build(
     thrown = Counter(datacard.left_out(session, deployment, tenant, window))
     draw = _Draw(session, may_teach(deployment, tenant), mixture, Near(exclude_near, near_threshold), thrown)
     new = _new(draw, window)
-    replay = _replay(draw, window[0], {record.prompt_hash for record in new} - {""})
+    old = _replay(draw, window[0], {record.prompt_hash for record in new} - {""})
     items = _anchors(draw, anchors)
     if not new:
         raise Refused(
             f"no record of {window[0]}-{window[1]} is left to learn from: {datacard.told(+thrown)}",
             hint="learnctl dead-letters and learnctl status show what became of the feedback",
         )
-    latest = max(record.time for record in chain(new, replay))
+    latest = max(record.time for record in chain(new, old))
     lines = [
         *chain.from_iterable(examples.of_record(r, "new", latest, half_life_days) for r in new),
-        *chain.from_iterable(examples.of_record(r, "replay", latest, half_life_days) for r in replay),
+        *chain.from_iterable(examples.of_record(r, "replay", latest, half_life_days) for r in old),
         *(examples.of_anchor(item) for item in items),
     ]
     card = {
         **{"schema": 1, "deployment": deployment, "tenant": tenant, "window": list(window)},
         **{"quotas": asdict(mixture), "seed": mixture.seed, "half_life_days": half_life_days, "weights_as_of": latest},
-        **datacard.counts(new, replay, items, lines),
+        **datacard.counts(new, old, items, lines),
         "near_threshold": near_threshold,
         "thrown_out": dict(sorted((+thrown).items())),
     }
-    written = _write(folder, lines, card, sorted(r.seq for r in chain(new, replay)))
+    written = _write(folder, lines, card, sorted(r.seq for r in chain(new, old)))
     _remember(session, written, deployment, now)
     return written
 
@@ -125,7 +124,7 @@ class _Draw:
 def _new(draw: _Draw, window: tuple[int, int]) -> list[Record]:
     """All of the window, or a seeded sample of as many as the quota allows."""
     query = select(Record.seq).where(draw.mine, Record.seq > window[0], Record.seq <= window[1])
-    drawn = _shuffled(draw.session.scalars(query), draw.mixture.seed)
+    drawn = replay.shuffled(draw.session.scalars(query), draw.mixture.seed)
     before = draw.thrown.total()
     kept = list(islice(_clean(_fetch(draw.session, drawn), draw), draw.mixture.new))
     draw.thrown["over_quota"] += len(drawn) - len(kept) - (draw.thrown.total() - before)  # not even looked at
@@ -133,16 +132,20 @@ def _new(draw: _Draw, window: tuple[int, int]) -> list[Record]:
 
 
 def _replay(draw: _Draw, first: int, answered_anew: set[str]) -> list[Record]:
-    """Older records, one from every span of history in turn, until the quota is full."""
+    """Older records, one from every span of history and every slice in turn, until the quota is full.
+
+    Slices are looked at in no more than `LOOKED` times the quota: the cost follows the set, not history.
+    """
     seqs = list(draw.session.scalars(select(Record.seq).where(draw.mine, Record.seq <= first)))
     if not seqs or not draw.mixture.replay:
         return []
-    low, width = min(seqs), max(seqs) - min(seqs) + 1
-    spans: list[list[int]] = [[] for _ in range(SPANS)]
-    for seq in seqs:
-        spans[(seq - low) * SPANS // width].append(seq)
-    turns = zip_longest(*(_shuffled(span, draw.mixture.seed) for span in spans))
-    drawn = [seq for turn in turns for seq in turn if seq is not None]
+    seed, looked = draw.mixture.seed, LOOKED * draw.mixture.replay
+    turns = list(replay.in_turn([iter(replay.shuffled(span, seed)) for span in replay.spans(seqs)]))
+    pool = [
+        replay.Old(record.seq, topic(prompt_text(record.body.get("messages") or [])))
+        for record in _fetch(draw.session, turns[:looked])
+    ]
+    drawn = [*replay.order(pool, seed), *turns[looked:]]
     # An old answer to a question that was answered anew would teach the old one again.
     fresh = (record for record in _fetch(draw.session, drawn) if record.prompt_hash not in answered_anew)
     return sorted(islice(_clean(fresh, draw), draw.mixture.replay), key=lambda record: record.seq)
@@ -155,7 +158,9 @@ def _anchors(draw: _Draw, anchors: Sequence[dict[str, Any]]) -> list[dict[str, A
     draw.thrown["anchor_without_reference"] += len(offered) - len(usable)
     draw.thrown["near_duplicate"] += sum(near)
     clean = [item for item, is_near in zip(usable, near, strict=True) if not is_near]
-    return _shuffled_by(clean, draw.mixture.seed, lambda item: json.dumps(item, sort_keys=True))[: draw.mixture.anchor]
+    return replay.shuffled(clean, draw.mixture.seed, lambda item: json.dumps(item, sort_keys=True))[
+        : draw.mixture.anchor
+    ]
 
 
 def _clean(records: Iterator[Record], draw: _Draw) -> Iterator[Record]:
@@ -170,16 +175,6 @@ def _clean(records: Iterator[Record], draw: _Draw) -> Iterator[Record]:
                 draw.thrown["no_content"] += 1
             else:
                 yield record
-
-
-def _shuffled(seqs: Iterable[int], seed: int) -> list[int]:
-    return _shuffled_by(seqs, seed, str)
-
-
-def _shuffled_by(values: Iterable[T], seed: int, name: Any) -> list[T]:
-    # By hash and not by a generator: what is drawn doesn't depend on the order a database answers in, and one more
-    # record leaves the draw among the others as it was.
-    return sorted(values, key=lambda value: sha256(f"{seed}:{name(value)}".encode()).digest())
 
 
 def _fetch(session: Session, seqs: Sequence[int]) -> Iterator[Record]:

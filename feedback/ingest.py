@@ -7,7 +7,7 @@ means. Called by `daemon.service` in a thread of its own, and by `learnctl feedb
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import structlog
@@ -72,12 +72,15 @@ class Ingest:
         self.total = IngestReport()
         self.trouble = ""
 
-    def step(self) -> IngestReport:
+    def step(self, wait_seconds: float | None = None) -> IngestReport:
         """Read one batch and store it; a batch that could not be stored is kept and tried again by the next step.
+
+        `wait_seconds`: how long to wait for a first message; as the reader was made with, unless told.
 
         Raises: Transient where the database is away.
         """
-        raws = self._source.poll(self._batch, 0.0 if self._pending else self._wait)
+        wait = self._wait if wait_seconds is None else wait_seconds
+        raws = self._source.poll(self._batch, 0.0 if self._pending else wait)
         self._pending += [(raw, self._parse(raw)) for raw in raws]
         if not self._pending:
             return IngestReport()
@@ -136,7 +139,7 @@ class Ingest:
     def _store(self, reads: Sequence[Read]) -> tuple[IngestReport, list[Position], list[Position]]:
         now = self._now()
         try:
-            return transact(self._engine, lambda session: _work(session, reads, now))
+            return transact(self._engine, lambda session: _work(session, reads, now, self._settings.slices))
         except StatementError as error:
             # The database refuses a value that the reader let through: find it, bury it, keep the others.
             if len(reads) == 1 and not isinstance(reads[0][1], Rejected):
@@ -158,7 +161,9 @@ def _where(error: BaseException | None) -> str:
     return " < ".join([type(error).__name__, *(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))])
 
 
-def _work(session: Session, reads: Sequence[Read], now: float) -> tuple[IngestReport, list[Position], list[Position]]:
+def _work(
+    session: Session, reads: Sequence[Read], now: float, slices: Mapping[str, tuple[str, ...]]
+) -> tuple[IngestReport, list[Position], list[Position]]:
     positions.lock(session)
     admitted, fenced = positions.admit(session, [raw for raw, _ in reads])
     parsed = {id(raw): value for raw, value in reads}
@@ -172,7 +177,7 @@ def _work(session: Session, reads: Sequence[Read], now: float) -> tuple[IngestRe
             refused.append((value, raw))
         elif isinstance(value, Erase):
             # In the order they came: what stands before the wish is emptied, what comes after it is refused.
-            _flush(session, waiting, counts, refused, now)
+            _flush(session, waiting, counts, refused, now, slices)
             seqs = erase(
                 session, value.deployment, ids=value.ids, user_hashes=value.user_hashes, before=value.time, now=now
             )
@@ -180,7 +185,7 @@ def _work(session: Session, reads: Sequence[Read], now: float) -> tuple[IngestRe
             counts[value.deployment, "erased"] += len(seqs)
         else:
             waiting.append((value, raw))
-    _flush(session, waiting, counts, refused, now)
+    _flush(session, waiting, counts, refused, now, slices)
     append.bury(session, refused, now)
     for why, _ in refused:
         counts[why.deployment, "dead_letters"] += 1
@@ -196,10 +201,11 @@ def _flush(
     counts: Counter[tuple[str, str]],
     refused: list[tuple[Rejected, Raw]],
     now: float,
+    slices: Mapping[str, tuple[str, ...]],
 ) -> None:
     if not waiting:
         return
-    for (record, raw), fate in zip(waiting, append.put(session, waiting, now), strict=True):
+    for (record, raw), fate in zip(waiting, append.put(session, waiting, now, slices), strict=True):
         if isinstance(fate, Rejected):
             refused.append((fate, raw))
         else:

@@ -13,9 +13,13 @@ from feedback.redact import REGIONS, Redactor
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRules:
-    """What ingest must know of a deployment. Without a default, a record that names no consent is only measured."""
+    """What ingest must know of a deployment. Without a default, a record that names no consent is only measured.
+
+    `slices`: columns whose values are sketched one by one, so that a drift of one of them alone can be seen.
+    """
 
     consent_default: str | None = None
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ class RecordSettings:
     old_user_keys: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     regions: tuple[str, ...] = REGIONS
     erase_sources: frozenset[str] | None = None
+
+    @property
+    def slices(self) -> Mapping[str, tuple[str, ...]]:
+        """Each deployment's columns whose values are sketched one by one."""
+        return {name: rules.slices for name, rules in self.deployments.items()}
 
 
 def keyed(key: bytes, purpose: str, text: str) -> str:

@@ -9,7 +9,9 @@ records came in, since weeks have a rhythm that is no drift. One day's counts ar
 Numbers add `sum`, `squares` and bins named by an integer ("37"); categories add bins named "=" and the category ("=en").
 The column "" counts the records. Ratings are rows of kind `outcomes` whose column is the version that answered, so that
 nobody is blamed for another's answers: they add `good`, `neutral` and `bad`, and for slices of the record (its tenant,
-and each of its words) how many good and bad ones came from it: "+topic=t03" and "-topic=t03".
+and each of its words) how many good and bad ones came from it: "+topic=t03" and "-topic=t03". Of the slices that a
+policy names, the columns are counted too: rows of the kind with "/slices" behind it, one a slice ("tenant=acme"), whose
+counts are those of each column by its name.
 """
 
 import math
@@ -39,6 +41,8 @@ RECORDS = ""
 FEEDBACK = "feedback"
 OUTCOMES = "outcomes"
 RATING = "rating"
+SLICED = "/slices"  # of a kind: the same by slice
+TENANT = "tenant"
 DAY = 86400.0
 
 Value = float | int | str
@@ -71,7 +75,8 @@ SCRIPTS = {
 class Observation:
     """What one stored record adds: `kind` is exposure or feedback, `columns` its scalar columns.
 
-    `day`: the weekday of its ingest. `version`: the model version that answered, "" where nobody knows.
+    `day`: the weekday of its ingest. `version`: the model version that answered, "" where nobody knows. `slices`: names of
+    word columns (or "tenant") whose values are counted one by one.
     """
 
     deployment: str
@@ -81,6 +86,7 @@ class Observation:
     day: str = "0"
     version: str = ""
     tenant: str = ""
+    slices: tuple[str, ...] = ()
 
 
 def weekday(at: float) -> str:
@@ -156,17 +162,20 @@ def add(session: Session, observations: Iterable[Observation]) -> None:
         fresh[seen.deployment, seen.kind].append(seen)
         if RATING in seen.columns and seen.kind == FEEDBACK:
             fresh[seen.deployment, OUTCOMES].append(seen)
+        if seen.slices:
+            fresh[seen.deployment, seen.kind + SLICED].append(seen)
     for (deployment, kind), seen_ones in fresh.items():
         blocks = sorted({seen.seq // BLOCK for seen in seen_ones})
         query = select(Sketch.block, Sketch.column, Sketch.counts).where(
             Sketch.deployment == deployment, Sketch.kind == kind, Sketch.block.in_(blocks)
         )
-        stored: dict[int, dict[str, Days]] = {block: {} for block in blocks}
+        stored: dict[int, dict[str, dict[str, Any]]] = {block: {} for block in blocks}
         for block, name, counts in session.execute(query):
-            stored[block][name] = {day: dict(one) for day, one in counts.items()}
+            stored[block][name] = counts  # parsed for us alone
         changed: set[tuple[int, str]] = set()
+        put = _outcome if kind == OUTCOMES else _sliced if kind.endswith(SLICED) else _record
         for seen in seen_ones:
-            block, put = seen.seq // BLOCK, _outcome if kind == OUTCOMES else _record
+            block = seen.seq // BLOCK
             changed |= {(block, name) for name in put(stored[block], seen)}
         rows = [
             {"deployment": deployment, "block": block, "kind": kind, "column": name, "counts": stored[block][name]}
@@ -177,13 +186,17 @@ def add(session: Session, observations: Iterable[Observation]) -> None:
 
 def _record(stored: dict[str, Days], seen: Observation) -> list[str]:
     """Count the record and its columns; the names of the rows that this changed."""
-    number = _day(stored, RECORDS, seen.day)
+    return _columns(stored, seen.columns, seen.day)
+
+
+def _columns(stored: dict[str, Days], columns: Mapping[str, Value], day: str, without: str = RATING) -> list[str]:
+    number = _day(stored, RECORDS, day)
     number["n"] += 1
     changed = [RECORDS]
-    for name, value in seen.columns.items():
-        if name != RATING:
+    for name, value in columns.items():
+        if name not in (RATING, without):
             kept = _kept(stored, name)
-            count(_day(stored, kept, seen.day), value)
+            count(_day(stored, kept, day), value)
             changed.append(kept)
     return changed
 
@@ -193,6 +206,22 @@ def _outcome(stored: dict[str, Days], seen: Observation) -> list[str]:
     words = {name: value for name, value in seen.columns.items() if isinstance(value, str)}
     rate(_day(stored, kept, seen.day), float(seen.columns[RATING]), {"tenant": seen.tenant} | words)
     return [kept]
+
+
+def _sliced(stored: dict[str, dict[str, Days]], seen: Observation) -> list[str]:
+    """Count the record's columns in each slice that it belongs to, but for the one that tells the slice."""
+    changed = []
+    for name in seen.slices:
+        value = seen.tenant if name == TENANT else seen.columns.get(name)
+        key = f"{name}={value}"
+        if not isinstance(value, str) or not value:
+            continue
+        # A word that is another one in every record is no slice.
+        if key not in stored and sum(known.startswith(f"{name}=") for known in stored) >= SLICES:
+            continue
+        _columns(stored.setdefault(key, {}), seen.columns, seen.day, without=name)
+        changed.append(key)
+    return changed
 
 
 def _kept(stored: Mapping[str, Any], name: str) -> str:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from feedback import sketch
@@ -26,31 +26,48 @@ def records(
 
     Each is scored by Σ log(share now / share before) of its bins in the `drifted` columns, the log-likelihood ratio of
     new against old (Neyman & Pearson 1933); of outcomes they are the bad ratings of `version`. `columns` are its values in
-    the drifted ones. Prompts are redacted, as they are stored. Never a record of the judge fold: who reads it may teach
-    it; nor one that was erased or is held back.
+    the drifted ones. Where the windows are of a slice, only its records. Prompts are redacted, as they are stored. Never a
+    record of the judge fold: who reads it may teach it; nor one that was erased or is held back.
     """
     outcomes = current.kind == "outcomes"
-    query = select(Record).where(
-        Record.deployment == deployment,
-        Record.kind == current.records,
-        Record.seq > current.first,
-        Record.seq <= current.last,
-        Record.fold == "train",
-        Record.state.in_(("live", "superseded")),
+    query = _showable(deployment).where(
+        Record.kind == current.records, Record.seq > current.first, Record.seq <= current.last
     )
     if outcomes:
         query = query.where(Record.model_version == version, Record.rating < -sketch.NEUTRAL)
+    name, _, value = current.slice.partition("=")
+    if name == sketch.TENANT:
+        query = query.where(Record.tenant == value)
     found: dict[str, tuple[float, dict[str, Any]]] = {}
     for row in session.scalars(query.order_by(Record.seq.desc()).limit(READ)):
         prompt = question(row.body["messages"]) if row.body.get("messages") else ""
         values = sketch.columns(row.features, prompt or None, row.body.get("response"), None)
-        score = _slices(row, values, drifted) if outcomes else _unlike(values, reference, current, drifted)
+        if name not in ("", sketch.TENANT) and values.get(name) != value:
+            continue
+        score = 1.0 if outcomes else _unlike(values, reference, current, drifted)
         shown = {name: values[name] for name in drifted if name in values}
         told = {"id": row.id, "seq": row.seq, "ingested": row.ingested, "prompt": prompt, "columns": shown}
         if score > 0 and score > found.get(prompt, (0.0, {}))[0]:
             found[prompt] = (score, told)
     best = sorted(found.values(), key=lambda one: (-one[0], -one[1]["seq"]))
     return [told for _, told in best[:n]]
+
+
+def named(session: Session, deployment: str, seqs: Sequence[int], n: int) -> list[dict[str, Any]]:
+    """The same of up to `n` of the records that a detector has named, in its order; each prompt once."""
+    rows = {row.seq: row for row in session.scalars(_showable(deployment).where(Record.seq.in_(seqs)))}
+    found: dict[str, dict[str, Any]] = {}
+    for row in (rows[seq] for seq in seqs if seq in rows):
+        prompt = question(row.body["messages"]) if row.body.get("messages") else ""
+        told = {"id": row.id, "seq": row.seq, "ingested": row.ingested, "prompt": prompt, "columns": {}}
+        found.setdefault(prompt, told)
+    return list(found.values())[:n]
+
+
+def _showable(deployment: str) -> Select[Record]:
+    return select(Record).where(
+        Record.deployment == deployment, Record.fold == "train", Record.state.in_(("live", "superseded"))
+    )
 
 
 def _unlike(values: dict[str, sketch.Value], reference: Window, current: Window, drifted: Sequence[str]) -> float:
@@ -65,9 +82,3 @@ def _unlike(values: dict[str, sketch.Value], reference: Window, current: Window,
             (before.bins.get(key, 0) + 0.5) / (before.n + 1)
         )
     return score
-
-
-def _slices(row: Record, values: dict[str, sketch.Value], drifted: Sequence[str]) -> float:
-    """How many drifted slices the record belongs to; the rating of all is one of them."""
-    mine = {f"{sketch.RATING}[{name}={value}]" for name, value in (values | {"tenant": row.tenant}).items()}
-    return float(len({sketch.RATING, *mine} & set(drifted)))

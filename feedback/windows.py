@@ -1,35 +1,37 @@
 """Windows over ingest sequence: what came in between two records, as column sketches and a sample of rows.
 
-Owns: summing sketches up, the blocks that a current window is judged by, the draw of the sample, and the frozen form of a
-window. Refuses to compare two windows (`feedback.drift`). Called by `daemon.looking`, `daemon.baselines` and
-`daemon.drifting`.
+Owns: summing sketches up, the blocks that a current window and each of its slices is judged by, and the frozen form of a
+window. Refuses to compare two windows (`feedback.drift`) and to draw rows (`feedback.samples`). Called by
+`daemon.looking`, `daemon.baselines` and `daemon.drifting`.
 
 A window is (first, last] of sequence numbers, never of times that a sender gave. It is made of whole blocks of sketches
 (the newest is whole as far as it goes), so that no old row is read for it: what lies in a block that reaches beyond the
 window's edge isn't counted, a hundred records at most. The cost follows the blocks, not the rows.
+
+A slice is a window of its own: where it is rare, its blocks reach further back than those of all records, `REACH` windows
+at most, so that a tenant of a hundredth of the records is judged too, only later.
 """
 
-import json
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, func, select
 from sqlalchemy.orm import Session
 
-from feedback import counts, sketch
+from feedback import counts, samples, sketch, slices, streams
 from feedback.counts import ColumnSketch, Days
-from feedback.records import question
-from feedback.tables import Record, Sketch
+from feedback.samples import Question, Vector
+from feedback.slices import Columns, Part
+from feedback.streams import Stream
 from policies.errors import Corrupt, Refused
 
 Kind = str  # inputs or outcomes
-Totals = dict[str, dict[str, dict[str, Any]]]  # by column and weekday
+Span = tuple[int, int]
 
-CHUNK = 500
-PAGE = 256  # blocks
-PARSED = 200  # rows
+READ = 40  # blocks at once, for slices
+SEARCH = 4  # rows that are looked through for one of a slice
+REACH = 10  # current windows that a slice's own may reach back
 ENOUGH = 400  # blocks of a reference: small against its noise, and read in a fraction of a second
 SCHEMA = 2
 RATING = sketch.RATING
@@ -39,9 +41,10 @@ RATING = sketch.RATING
 class Window:
     """What came in over (first, last]: `n` records of `records` (exposure or feedback), their columns, and a sample.
 
-    `kind` is inputs or outcomes; outcomes have a column `rating`, and `rating[tenant=acme]` for each slice with enough of
-    them. `counts` are the columns by weekday of ingest. `blocks` are the parts of a current window, oldest first. Rows of
-    `sample` are columns by name, at most as many as were asked for.
+    `kind` is inputs or outcomes; outcomes have one column, `rating`. `counts` are the columns by weekday of ingest.
+    `blocks` are the parts of a current window, oldest first. Rows of `sample` are columns by name, at most as many as
+    were asked for. `slices` are windows too, by their names ("tenant=acme"); `slice` is the name of such a one.
+    `vectors` are questions as an encoder reads them, where one was asked.
     """
 
     first: int
@@ -53,36 +56,13 @@ class Window:
     records: str = "feedback"
     counts: Mapping[str, Days] = field(default_factory=dict, repr=False)
     blocks: tuple["Window", ...] = field(default=(), repr=False)
+    slice: str = ""
+    slices: Mapping[str, "Window"] = field(default_factory=dict, repr=False)
+    vectors: Sequence[Vector] = field(default=(), repr=False)
 
     def days(self, column: str) -> Days:
         """The counts of a column by weekday of ingest."""
         return self.counts.get(column, {})
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """Which records a window is made of, in sketches and as rows."""
-
-    deployment: str
-    kind: Kind
-    records: str
-    version: str
-
-    @property
-    def sketches(self) -> tuple[ColumnElement[bool], ...]:
-        kind = sketch.OUTCOMES if self.kind == "outcomes" else self.records
-        return (Sketch.deployment == self.deployment, Sketch.kind == kind)
-
-    @property
-    def counted(self) -> ColumnElement[bool]:
-        """The one column that counts what a block holds."""
-        return Sketch.column == (self.version if self.kind == "outcomes" else sketch.RECORDS)
-
-    @property
-    def rows(self) -> list[ColumnElement[bool]]:
-        # An erased record has nothing left to show; the rest counts as it did at ingest, held back or not.
-        mine = [Record.deployment == self.deployment, Record.kind == self.records, Record.state != "erased"]
-        return [*mine, Record.model_version == self.version] if self.kind == "outcomes" else mine
 
 
 def window(
@@ -96,50 +76,100 @@ def window(
     sample: int = 0,
     seed: int = 0,
     most: int = 0,
+    sliced: bool = True,
+    slice: str = "",
+    begins: Mapping[str, int] = MappingProxyType({}),
 ) -> Window:
     """The window (first, last]. `inputs` are exposures, or feedback where the deployment sends none; `outcomes` ratings.
 
     `version`: whose answers `outcomes` are of ("": nobody knows whose). `sample`: rows at most, by a seeded draw (0: none
     is read). `most`: sketch blocks at most (0: all), evenly taken out of a longer window, so that a month costs no more
-    than a day.
+    than a day. `sliced`: whether its slices are wanted. `slice`: only this one is wanted, as a window. `begins`: slices
+    that begin later than the window.
     Raises: Refused where `kind` is another word or the window runs backwards.
     """
     if kind not in ("inputs", "outcomes") or last < first:
         raise Refused(f"no window: {kind} of {first}-{last}", hint="inputs or outcomes, first <= last")
-    stream = _stream(session, deployment, kind, version)
+    stream = replace(streams.stream(session, deployment, kind, version), slice=slice)
     start, stop = -(-(first + 1) // sketch.BLOCK) if first > 0 else 0, (last + 1) // sketch.BLOCK
-    if last >= _head(session):
+    if last >= streams.head(session):
         stop = last // sketch.BLOCK + 1
-    total: Totals = {}
-    for _, name, part in _parts(session, stream, start, stop, most):
+    inside = streams.inside(session, stream, start, stop, most)
+    total: Columns = {}
+    for _, name, part in streams.parts(session, stream, inside):
         counts.add(total.setdefault(name, {}), part)
-    rows = _sample(session, stream, (first, last), sample, seed) if sample else []
-    return _made(kind, stream.records, first, last, total, rows)
+    spans = {name: (max(begin, first), last) for name, begin in {**begins, **({slice: first} if slice else {})}.items()}
+    parts = streams.sliced(session, stream, inside) if sliced else ()
+    found = _made(kind, stream.records, first, last, total)
+    found = replace(found, slices=_slices(kind, stream.records, (first, last), spans, total, parts))
+    if slice:
+        found = found.slices[slice]
+    return replace(found, sample=_sample(session, stream, found, sample, seed)) if sample else found
 
 
 def current(
-    session: Session, deployment: str, kind: Kind, *, size: int, blocks: int, after: int, version: str = ""
+    session: Session,
+    deployment: str,
+    kind: Kind,
+    *,
+    size: int,
+    blocks: int,
+    after: int,
+    version: str = "",
+    slice_size: int = 0,
+    slice_after: Mapping[str, int] = MappingProxyType({}),
 ) -> Window:
     """The newest `blocks` consecutive blocks (fewer, where there are fewer) of at least `size` records each, as a window.
 
     Only what came in after `after` counts. A block is closed by the first sketch block that fills it, so it may be up to
-    a hundred records larger. The window is empty, (head, head], where not even one block is there.
+    a hundred records larger. The window is empty, (head, head], where not even one block is there. `slice_size`: records
+    of its own that a slice's block holds at least (0: no slice is read); its blocks are no shorter than the others, and
+    hold what came in after `slice_after` has for it.
     """
-    stream, head = _stream(session, deployment, kind, version), _head(session)
-    spans = _cut(_sizes(session, stream, after), size, blocks)
+    stream, head = streams.stream(session, deployment, kind, version), streams.head(session)
+    spans = _cut(((block, (n,)) for block, n in streams.sizes(session, stream, after)), (size,), blocks)
     if not spans:
-        return _made(kind, stream.records, head, head, {}, [])
-    totals: list[Totals] = [{} for _ in spans]
+        return _made(kind, stream.records, head, head, {})
+    totals: list[Columns] = [{} for _ in spans]
     place = 0
-    for block, name, part in _parts(session, stream, spans[0][0], spans[-1][1] + 1):
+    for block, name, part in streams.parts(session, stream, streams.between(spans[0][0], spans[-1][1] + 1)):
         while block > spans[place][1]:
             place += 1
         counts.add(totals[place].setdefault(name, {}), part)
     parts = tuple(
-        _made(kind, stream.records, _before(low), min(head, _before(high + 1)), total, [])
+        _made(kind, stream.records, streams.before(low), min(head, streams.before(high + 1)), total)
         for (low, high), total in zip(spans, totals, strict=True)
     )
-    return joined(parts, parts)
+    whole = joined(parts, parts)
+    if not slice_size:
+        return whole
+    reach = streams.reach(session, stream, REACH * size * blocks)
+    found = _by_block(session, stream, reach, slice_after, slice_size * blocks)
+    made = {name: _cut_slice(stream, head, name, by, reach, (size, slice_size), blocks) for name, by in found.items()}
+    return replace(whole, slices={name: one for name, one in made.items() if one is not None})
+
+
+def between(
+    session: Session, deployment: str, kind: Kind, spans: Mapping[str, Span], *, version: str = "", most: int = 0
+) -> dict[str, Window]:
+    """Slices by their names, each over a (first, last] of its own that begins and ends with a sketch block."""
+    wide = {name: span for name, span in spans.items() if span[0] < span[1]}
+    stream = streams.stream(session, deployment, kind, version)
+    total: dict[str, Columns] = {name: {} for name in spans}
+    first, last = min((span[0] for span in wide.values()), default=0), max((s[1] for s in wide.values()), default=0)
+    inside = streams.inside(
+        session, stream, -(-(first + 1) // sketch.BLOCK) if first else 0, (last + 1) // sketch.BLOCK, most
+    )
+    for block, name, column, days in streams.sliced(session, stream, inside) if wide else ():
+        if name in wide and wide[name][0] <= streams.before(block) < wide[name][1]:
+            counts.add(total[name].setdefault(column, {}), days)
+    return {name: _made(kind, stream.records, *spans[name], columns, name) for name, columns in total.items()}
+
+
+def questions(session: Session, deployment: str, first: int, last: int, size: int, seed: int) -> list[Question]:
+    """What up to `size` records of the inputs of (first, last] asked, by a seeded draw."""
+    stream = streams.stream(session, deployment, "inputs", "")
+    return samples.questions(session, stream.rows, (first, last), size, seed)
 
 
 def latest(session: Session, deployment: str, kind: Kind, n: int, *, version: str = "") -> tuple[int, int]:
@@ -147,42 +177,37 @@ def latest(session: Session, deployment: str, kind: Kind, n: int, *, version: st
 
     Empty, (last, last), where there is none.
     """
-    head, held, first = _head(session), 0.0, None
-    for block, size in _sizes(session, _stream(session, deployment, kind, version), 0):
+    head, held, first = streams.head(session), 0.0, None
+    for block, size in streams.sizes(session, streams.stream(session, deployment, kind, version), 0):
         held, first = held + size, block
         if held >= n:
             break
-    return (head if first is None else _before(first), head)
+    return (head if first is None else streams.before(first), head)
 
 
 def start_of_block(seq: int) -> int:
     """The end of what came in before the block of `seq`."""
-    return _before(seq // sketch.BLOCK)
+    return streams.before(seq // sketch.BLOCK)
 
 
 def joined(parts: Sequence[Window], blocks: tuple[Window, ...] = ()) -> Window:
-    """Windows of one kind, in order, as one; `blocks` are the parts that it is then judged by."""
-    total: Totals = {}
+    """Windows of one kind and slice, in order, as one; `blocks` are the parts that it is then judged by."""
+    total: Columns = {}
     for part in parts:
         for name, days in part.counts.items():
             counts.add(total.setdefault(name, {}), days)
-    whole = _made(parts[0].kind, parts[0].records, parts[0].first, parts[-1].last, total, [])
+    whole = _made(parts[0].kind, parts[0].records, parts[0].first, parts[-1].last, total, parts[0].slice)
     return replace(whole, n=sum(part.n for part in parts), blocks=blocks)
 
 
 def aggregates(window: Window) -> dict[str, Any]:
     """A window as JSON values, without its sample: what a baseline freezes."""
-    outcomes = window.kind == "outcomes"  # their slices are made of the ratings
     return {
         "schema": SCHEMA,
         "kind": window.kind,
         "records": window.records,
-        "first": window.first,
-        "last": window.last,
-        "n": window.n,
-        "columns": {
-            name: counts.capped(days) for name, days in window.counts.items() if name == RATING or not outcomes
-        },
+        **_frozen(window),
+        "slices": {name: _frozen(one) for name, one in window.slices.items()},
     }
 
 
@@ -196,125 +221,129 @@ def thaw(frozen: Mapping[str, Any]) -> Window:
             raise Corrupt(
                 f"a window was frozen under schema {frozen['schema']}", hint="install the learnd that wrote it"
             )
-        first, last, columns = int(frozen["first"]), int(frozen["last"]), frozen["columns"]
+        kind, records, columns = frozen["kind"], frozen["records"], frozen["columns"]
         days = {name: {"": flat} for name, flat in columns.items()} if frozen["schema"] == 1 else columns
-        made = _made(frozen["kind"], frozen["records"], first, last, days, [])
-        return replace(made, n=int(frozen["n"]))
+        whole = _thawed(kind, records, {**frozen, "columns": days})
+        if "slices" not in frozen:  # an older one froze the ratings of slices with those of all
+            parts = slices.rated(0, days.get(RATING, {}))
+            return replace(whole, slices=_slices(kind, records, (whole.first, whole.last), {}, days, parts))
+        found = {name: _thawed(kind, records, one, name) for name, one in frozen["slices"].items()}
+        return replace(whole, slices=found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(
             f"not a frozen window: {error!r}", hint="learnctl audit verify; the baseline was edited"
         ) from error
 
 
-def _made(
-    kind: Kind,
-    records: str,
-    first: int,
-    last: int,
-    total: Mapping[str, Days],
-    rows: Sequence[Mapping[str, sketch.Value]],
-) -> Window:
+def _frozen(window: Window) -> dict[str, Any]:
+    columns = {name: counts.capped(days) for name, days in window.counts.items()}
+    return {"first": window.first, "last": window.last, "n": window.n, "columns": columns}
+
+
+def _thawed(kind: Kind, records: str, frozen: Mapping[str, Any], slice: str = "") -> Window:
+    made = _made(kind, records, int(frozen["first"]), int(frozen["last"]), frozen["columns"], slice)
+    return replace(made, n=int(frozen["n"]))
+
+
+def _made(kind: Kind, records: str, first: int, last: int, total: Mapping[str, Days], slice: str = "") -> Window:
     kept = {name: days for name, days in sorted(total.items()) if (name == RATING) == (kind == "outcomes")}
-    shown = {name: days for name, days in kept.items() if name != sketch.RECORDS}
-    if kind == "outcomes":
-        shown |= {f"{RATING}[{name}]": days for name, days in counts.slices(kept.get(RATING, {})).items()}
+    if kind == "outcomes" and RATING in kept:
+        kept[RATING] = slices.without(kept[RATING])
     counted = kept.get(RATING if kind == "outcomes" else sketch.RECORDS, {})
     n = sum(int(day.get("n", 0)) for day in counted.values())
+    shown = {name: days for name, days in kept.items() if name != sketch.RECORDS}
     columns = {name: counts.column(counts.summed(days.values())) for name, days in shown.items()}
-    sample = [{name: row[name] for name in row if name in columns} for row in rows]
-    return Window(first, last, n, columns, sample, kind, records, kept | shown)
+    return Window(first, last, n, columns, (), kind, records, kept, slice=slice)
 
 
-def _head(session: Session) -> int:
-    return session.scalar(select(func.max(Record.seq))) or 0
+def _slices(
+    kind: Kind,
+    records: str,
+    span: Span,
+    spans: Mapping[str, Span],
+    whole: Mapping[str, Days],
+    parts: Iterable[Part],
+) -> dict[str, Window]:
+    """The slices of a window that are worth looking at; those of `spans`, which begin later, are there in any case."""
+    total: dict[str, Columns] = {name: {} for name in spans}
+    for block, name, column, days in parts:
+        if name not in spans or streams.before(block) >= spans[name][0]:
+            counts.add(total.setdefault(name, {}).setdefault(column, {}), days)
+    sizes = {name: slices.size(columns) for name, columns in total.items()}
+    kept = sorted({*slices.worth(sizes, slices.size(whole)), *spans})
+    return {name: _made(kind, records, *spans.get(name, span), total[name], name) for name in kept}
 
 
-def _before(block: int) -> int:
-    """The sequence number before a block's first; they begin at 1."""
-    return max(block * sketch.BLOCK - 1, 0)
+def _by_block(
+    session: Session, stream: Stream, reach: Mapping[int, float], after: Mapping[str, int], enough: float
+) -> dict[str, dict[int, Columns]]:
+    """What the slices that are worth looking at hold, block by block, within `reach` and behind their references.
+
+    It is read from the newest backwards until no slice is left that `enough` records may be found of.
+    """
+    found: dict[str, dict[int, Columns]] = {}
+    newest, whole = sorted(reach, reverse=True), sum(reach.values())
+    read, sizes = 0.0, dict[str, float]()
+    for start in range(0, len(newest), READ):
+        some = newest[start : start + READ]
+        for block, name, column, days in streams.sliced(session, stream, streams.between(some[-1], some[0] + 1)):
+            if streams.before(block) >= after.get(name, 0):
+                found.setdefault(name, {}).setdefault(block, {})[column] = dict(days)
+        read += sum(reach[block] for block in some)
+        sizes = {name: sum(map(slices.size, by.values())) for name, by in found.items()}
+        if not any(n < enough <= n * whole / read for n in sizes.values()):
+            break
+    return {name: found[name] for name in sorted(slices.worth(sizes, read))}
 
 
-def _cut(sizes: Iterator[tuple[int, float]], size: int, blocks: int) -> list[tuple[int, int]]:
-    """Runs of sketch blocks (low, high) with `size` records each, oldest first, cut from the newest backwards."""
-    spans: list[tuple[int, int]] = []
-    held, high = 0.0, None
-    for block, n in sizes:
+def _cut_slice(
+    stream: Stream,
+    head: int,
+    name: str,
+    held: Mapping[int, Columns],
+    reach: Mapping[int, float],
+    least: tuple[float, float],
+    blocks: int,
+) -> Window | None:
+    """A slice's window in blocks of its own, None where not even one is there."""
+    newest = sorted((block for block in reach if min(held) <= block), reverse=True)
+    spans = _cut(((block, (reach[block], slices.size(held.get(block, {})))) for block in newest), least, blocks)
+    parts = []
+    for low, high in spans:
+        total: Columns = {}
+        for block in sorted(block for block in held if low <= block <= high):
+            for column, days in held[block].items():
+                counts.add(total.setdefault(column, {}), days)
+        parts.append(
+            _made(stream.kind, stream.records, streams.before(low), min(head, streams.before(high + 1)), total, name)
+        )
+    return joined(parts, tuple(parts)) if parts else None
+
+
+def _cut(sizes: Iterable[tuple[int, tuple[float, ...]]], least: tuple[float, ...], blocks: int) -> list[Span]:
+    """Runs of sketch blocks (low, high) that hold `least` each, oldest first, cut from the newest backwards."""
+    spans: list[Span] = []
+    held, high = [0.0] * len(least), None
+    for block, counted in sizes:
         if high is None:
             high = spans[-1][0] - 1 if spans else block
-        held += n
-        if held >= size:
+        held = [one + n for one, n in zip(held, counted, strict=True)]
+        if all(one >= enough for one, enough in zip(held, least, strict=True)):
             spans.append((block, high))
-            held, high = 0.0, None
+            held, high = [0.0] * len(least), None
         if len(spans) == blocks:
             break
     return spans[::-1]
 
 
-def _stream(session: Session, deployment: str, kind: Kind, version: str) -> _Stream:
-    if kind == "outcomes":
-        return _Stream(deployment, kind, sketch.FEEDBACK, version)
-    query = select(Sketch.block).where(Sketch.deployment == deployment, Sketch.kind == "exposure").limit(1)
-    return _Stream(deployment, kind, sketch.FEEDBACK if session.scalar(query) is None else "exposure", "")
-
-
-def _parts(session: Session, stream: _Stream, start: int, stop: int, most: int = 0) -> Iterator[tuple[int, str, Days]]:
-    """Block, column and counts of every sketch over blocks [start, stop), in order, of `most` blocks (0: of all)."""
-    inside = (*stream.sketches, Sketch.block >= start, Sketch.block < stop)
-    query = select(Sketch.block, Sketch.column, cast(Sketch.counts, Text)).where(*inside)
-    if stream.kind == "outcomes":
-        query = query.where(Sketch.column == stream.version)
-    if most:
-        there = session.scalars(select(Sketch.block).where(*inside, stream.counted).order_by(Sketch.block.desc())).all()
-        if len(there) > most:
-            query = query.where(Sketch.block.in_(there[:: -(-len(there) // most)]))
-    # A wide window is tens of thousands of small rows: past the ORM, and parsed many at once, so that they share keys.
-    for page in session.connection().execute(query.order_by(Sketch.block)).partitions(PARSED):
-        parsed = json.loads(f"[{','.join(text for _, _, text in page)}]")
-        for (block, name, _), days in zip(page, parsed, strict=True):
-            yield block, RATING if stream.kind == "outcomes" else name, days
-
-
-def _sizes(session: Session, stream: _Stream, after: int) -> Iterator[tuple[int, float]]:
-    """The blocks that begin after `after` with how many values of that kind they hold, newest first."""
-    lowest = -(-(after + 1) // sketch.BLOCK) if after > 0 else 0
-    query = select(Sketch.block, Sketch.counts).where(*stream.sketches, stream.counted, Sketch.block >= lowest)
-    query, before = query.order_by(Sketch.block.desc()).limit(PAGE), None
-    while True:
-        page = session.execute(query if before is None else query.where(Sketch.block < before)).all()
-        for block, days in page:
-            yield block, sum(counts.judged(one) for one in days.values())
-        if len(page) < PAGE:
-            return
-        before = page[-1][0]
-
-
-def _columns(row: Record) -> dict[str, sketch.Value]:
-    messages = row.body.get("messages")
-    prompt = question(messages) if messages else None
-    return sketch.columns(row.features, prompt, row.body.get("response"), row.rating)
-
-
-def _sample(
-    session: Session, stream: _Stream, span: tuple[int, int], size: int, seed: int
-) -> list[dict[str, sketch.Value]]:
-    """Up to `size` rows, in order of sequence. A span far wider than the sample is probed, not read."""
-    mine = stream.rows
-    draw = random.Random(seed)
-    numbers = range(span[0] + 1, span[1] + 1)
-    if len(numbers) <= 8 * size:
-        found = session.scalars(select(Record.seq).where(*mine, Record.seq > span[0], Record.seq <= span[1]))
-        seqs = sorted(found)
-        chosen = seqs if len(seqs) <= size else draw.sample(seqs, size)
-    else:
-        probes, chosen = draw.sample(numbers, 8 * size), []
-        for start in range(0, len(probes), CHUNK):
-            hit = set(session.scalars(select(Record.seq).where(*mine, Record.seq.in_(probes[start : start + CHUNK]))))
-            chosen += [seq for seq in probes[start : start + CHUNK] if seq in hit]
-            if len(chosen) >= size:
-                break
-    chosen = sorted(chosen[:size])
-    rows: list[dict[str, sketch.Value]] = []
-    for start in range(0, len(chosen), CHUNK):
-        query = select(Record).where(Record.seq.in_(chosen[start : start + CHUNK])).order_by(Record.seq)
-        rows += [_columns(row) for row in session.scalars(query)]
-    return rows
+def _sample(session: Session, stream: Stream, window: Window, size: int, seed: int) -> list[dict[str, sketch.Value]]:
+    """Up to `size` rows of the window, or of its slice, with the columns that the window has."""
+    name, _, value = stream.slice.partition("=")
+    told = name in ("", sketch.TENANT)  # by the query
+    drawn = samples.rows(session, stream.rows, (window.first, window.last), size if told else SEARCH * size, seed)
+    found = []
+    for row in drawn:
+        columns = samples.columns(row)
+        if told or columns.get(name) == value:
+            found.append({column: columns[column] for column in columns if column in window.columns})
+    return found[:size]

@@ -1,4 +1,4 @@
-"""Which repair: nothing, a LoRA update or a re-distillation, and why not the others.
+"""Which repair: nothing, a LoRA update, full fine-tuning or a re-distillation, and why not the others.
 
 Owns: the choice and its reason. Refuses to know how a method trains. Called by `policies.decide`.
 """
@@ -12,11 +12,12 @@ from policies.triggers import newer_teacher
 from policies.words import listed
 
 LARGE_SHARE = 0.5
+UPDATES = {"lora": "LoRA update", "full": "full fine-tuning"}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`method` is `nothing`, `lora`, `distill` or `echo`; `step` the first job's: `teacher` or `candidate`."""
+    """`method` is `nothing`, `lora`, `full`, `distill` or `echo`; `step` the first job's: `teacher` or `candidate`."""
 
     method: str
     step: str
@@ -28,11 +29,12 @@ def choose(snapshot: Snapshot, policy: Policy, *, weigh: bool = True) -> Choice:
 
     A re-distillation repairs what adapters can't: a stack of them, a teacher that is newer than its student, a drift of
     questions and answers at once. Else the LoRA update, which is cheaper. Its first step is always the teacher, which
-    passes gates of its own before a student learns from it.
+    passes gates of its own before a student learns from it. Full fine-tuning is taken where the policy names it before
+    the LoRA update, and where a re-distillation is needed but not to be had: it leaves no stack of adapters either.
 
-    Cost and gain are those of earlier attempts (`policies.costs`); what was never tried is not weighed. But no
-    re-distillation takes a LoRA update's place only because nobody knows what it costs. `weigh` is false for a person's
-    command, which is also the way to new experience.
+    Cost and gain are those of earlier attempts (`policies.costs`); what is not known is not weighed, and the reason says
+    so. But nothing dearer than a LoRA update takes another's place only because nobody knows what it costs. `weigh` is
+    false for a person's command, which is also the way to new experience.
     """
     against: list[str] = []
     for choice in _possible(snapshot, policy):
@@ -56,14 +58,14 @@ def _possible(snapshot: Snapshot, policy: Policy) -> list[Choice]:
     allowed = policy.method.allowed
     can_distill = "distill" in allowed and bool(policy.method.teacher)
     why = _why_distill(snapshot, policy)
-    found = []
-    if "lora" in allowed:
-        found.append(
-            Choice("lora", "candidate", f"LoRA update: {_why_not_distill(snapshot, policy, why, can_distill)}")
-        )
+    updates = [name for name in allowed if name in UPDATES]
+    if why and "full" in updates:
+        updates = ["full", *(name for name in updates if name != "full")]
+    because = _why_not_distill(snapshot, policy, why, can_distill)
+    found = [Choice(name, "candidate", f"{UPDATES[name]}: {because}") for name in updates]
     if can_distill:
-        reason = why or ("in place of a LoRA update" if found else "the policy allows no LoRA update")
-        found.insert(0 if why else 1, Choice("distill", "teacher", f"re-distillation: {reason}"))
+        reason = why or ("in place of an update" if found else "the policy allows no update")
+        found.insert(0 if why else len(found), Choice("distill", "teacher", f"re-distillation: {reason}"))
     if not found and "echo" in allowed:
         found.append(Choice("echo", "candidate", "echo: the only method that the policy allows"))
     return found
@@ -78,8 +80,8 @@ def large(report: DriftReport | None) -> bool:
     """Whether questions and answers both drifted, in at least half of the columns."""
     if report is None or not (report.judged and report.drifted) or report.kind != "both":
         return False
-    drifted = sum(column.drifted for column in report.columns)
-    return bool(report.columns) and drifted >= LARGE_SHARE * len(report.columns)
+    columns = [column for column in report.columns if not column.slice]
+    return bool(columns) and sum(column.drifted for column in columns) >= LARGE_SHARE * len(columns)
 
 
 def _why_distill(snapshot: Snapshot, policy: Policy) -> str:

@@ -7,15 +7,16 @@ from policies.actions import Mixture
 from policies.policy import MixtureShares
 
 MOST_OLD = 0.95
+WHOLE = ("distill", "full")
 
 
 def quotas(new: int, shares: MixtureShares, seed: int, method: str = "") -> Mixture:
     """How many records of each kind: `new` available ones keep their share, others are added on top, up to `maximum`.
 
-    A re-distilled student starts no adapter anew, all its weights move: it has a share of old records of its own.
+    Where all weights move (a student that is re-distilled or fully fine-tuned), the share of old records is its own.
     Shares that leave less than 5 % to new records are scaled down to it: an update must teach something new.
     """
-    replay = max(0.0, shares.distill_replay if method == "distill" else shares.replay)
+    replay = max(0.0, shares.distill_replay if method in WHOLE else shares.replay)
     anchor = max(0.0, shares.anchor)
     old = replay + anchor
     if old > MOST_OLD:

@@ -136,7 +136,9 @@ class Verdict:
 class DriftColumn:
     """One column's comparison. `statistic` names the number (psi, chi2_p, rate_difference, …) in `value`.
 
-    `since`: the sequence number with which the drift begins, 0 where none does.
+    `since`: the sequence number with which the drift begins, 0 where none does. `slice`: whose column it is
+    ("tenant=acme", and then `column` is "topic[tenant=acme]"), "" for all records. `typical`: sequence numbers of records
+    that are typical of what is new, where the detector knows them.
     """
 
     column: str
@@ -148,6 +150,8 @@ class DriftColumn:
     current_n: int
     note: str = ""
     since: int = 0
+    slice: str = ""
+    typical: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ class DriftReport:
     """What a detector saw between two windows; a window is (first, last] of ingest sequence numbers.
 
     `kind` is `inputs`, `outcomes`, `both`, or empty while nothing drifted. `judged` is false below the minimum count.
+    `columns` are those of all records, and of a slice those that drifted; `slices` names the slices that were judged.
     """
 
     detector: str
@@ -167,6 +172,7 @@ class DriftReport:
     current: tuple[int, int] = (0, 0)
     at: float = 0.0
     files: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,9 @@ class Drift:
     into `blocks` consecutive blocks, of which `agree` must show the drift. `false_alarms`: how many a month of 30 days are
     accepted while nothing changes; every look spends its share of it. `reference_days`: how far back the reference
     reaches, so that it knows whole weeks, but never beyond the drift that its version has answered. `every_seconds`:
-    between two cheap looks. `evidence_schedule`: a cron line in UTC. `options`: a table for each detector, by its name.
+    between two cheap looks. `evidence_schedule`: a cron line in UTC. `slices`: columns of words (or `tenant`) whose values
+    are looked at one by one; of ratings every word is one. `encoder`: folder of a sentence encoder, by which the meaning of
+    questions is compared in a job ("": it isn't). `options`: a table for each detector, by its name.
     """
 
     cheap: str = "psi"
@@ -58,6 +60,8 @@ class Drift:
     reference_days: float = 28.0
     every_seconds: float = 60.0
     evidence_schedule: str = "0 2 * * *"
+    slices: tuple[str, ...] = ("tenant",)
+    encoder: str = ""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -65,10 +69,15 @@ class Drift:
         """Records of a block."""
         return max(1, self.current // self.blocks)
 
+    @property
+    def slice_block(self) -> int:
+        """Records of a slice in a block of its own: so many that all blocks together hold the minimum."""
+        return max(1, -(-self.minimum // self.blocks))
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Which repair. `allowed`: of `lora`, `distill`, `echo`, in order of preference. `options`: a table for each.
+    """Which repair. `allowed`: of `lora`, `full`, `distill`, `echo`, in order of preference. `options`: a table for each.
 
     `max_depth`: adapter updates before a fresh start. `distill_depth`: updates after which a re-distillation is due.
     `teacher`: folder of the teacher's revision, or `self` (the champion widened and tuned on the accumulated train
@@ -91,7 +100,7 @@ class Method:
 class MixtureShares:
     """Shares of a training set, points of 1: `replay` old train records, `anchor` items of anchor sets' train part.
 
-    `distill_replay`: old train records where a student is re-distilled. `maximum`: records in all.
+    `distill_replay`: old train records where a student is re-distilled or fully fine-tuned. `maximum`: records in all.
     """
 
     replay: float = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from daemon import policyfile, schema, starting
+from daemon import policyfile, starting
 from daemon.config import Settings, load
 from daemon.tables import (
     CommandRow,
@@ -27,9 +27,11 @@ from daemon.tables import (
 )
 from feedback import db
 from feedback.tables import Counter, DatasetRow, DeadLetter, Held
+from tests import fresh
 
 NOW = 1_780_000_000.0
 HOUR, DAY = 3600.0, 86400.0
+SIZED = "1,200 examples, 150 of them held out from trials of 30 steps; rank 8: nats a held-out token …"
 ADOPTED, CHAMPION, REFUSED = "my-bot@a07be81c22f4", "my-bot@3f9c2a71b0de", "my-bot@b1d3000000aa"
 
 
@@ -44,7 +46,7 @@ def tell(folder: Path, now: float = NOW) -> tuple[Settings, Engine]:
     settings = begin(folder)
     settings.state.mkdir(parents=True)
     engine = db.connect(settings.database)
-    schema.migrate(engine)
+    fresh.migrate(engine)
     db.transact(engine, lambda session: _rows(session, settings, now))
     return settings, engine
 
@@ -109,6 +111,7 @@ def _versions(session: Session, now: float) -> None:
                 dataset="d" * 64 if number else "",
                 cycle=number,
                 manifest={"schema": 1, "deployment": "my-bot", "method": method, "files": {"answers.json": "0" * 64}},
+                evidence={"started": "the champion has no adapter", "sized": SIZED} if number == 1 else {},
                 created=now - (30 - 10 * number) * HOUR,
             )
         )

@@ -6,7 +6,7 @@ has to be set before transformers is imported. Called by tests that are marked `
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,13 @@ def build(
     return Ref(name=name, folder=str(folder))
 
 
-def teach(ref: Ref, pairs: dict[str, str], *, steps: int = 150, lr: float = 1e-2) -> None:
-    """Train the weights in a folder until it answers these prompts as told (plain AdamW on answers, in place)."""
+def teach(
+    ref: Ref, pairs: dict[str, str], *, more: Sequence[tuple[str, str]] = (), steps: int = 150, lr: float = 1e-2
+) -> None:
+    """Train the weights in a folder until it answers these prompts as told (plain AdamW on answers, in place).
+
+    `more`: pairs whose prompts may be there already: they are then answered this way or that.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -114,8 +119,9 @@ def teach(ref: Ref, pairs: dict[str, str], *, steps: int = 150, lr: float = 1e-2
 
     torch.set_num_threads(1)
     tokenizer, model = open_tokenizer(ref), open_weights(ref).train()
-    answers = [completion_tokens(tokenizer, answer) for answer in pairs.values()]
-    prompts = [prompt_tokens(tokenizer, [{"role": "user", "content": prompt}]) for prompt in pairs]
+    whole = [*pairs.items(), *more]
+    answers = [completion_tokens(tokenizer, answer) for _, answer in whole]
+    prompts = [prompt_tokens(tokenizer, ask(prompt)) for prompt, _ in whole]
     rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     tokens, mask = left_padded(rows, tokenizer.pad_token_id, "cpu")
     longest = max(map(len, answers))

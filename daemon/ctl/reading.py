@@ -104,6 +104,7 @@ def costs(context: typer.Context, deployment: Only = "", json: Json = False) -> 
 def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> None:
     """The last drift reports: which columns, since when, and a few records of the new kind.
 
+    A column of one tenant or another slice alone is named by it, as topic[tenant=acme]; of slices those that drifted.
     Prompts are shown as they are stored, redacted. Evidently's own report is a file, which is named.
 
     Example: learnctl drift --json
@@ -134,6 +135,8 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
             ],
             empty="  no column was compared",
         )
+        if report.get("slices"):
+            render.say(f"  one by one: {', '.join(report['slices'])}")
         for record in report.get("typical", []):
             render.say(f"  {_typical(record, now)}")
         if report["report"]:
@@ -204,6 +207,7 @@ def _typical(record: dict[str, Any], now: float) -> str:
     short = prompt if len(prompt) <= PROMPT else f"{prompt[: PROMPT - 1]}…"
     what = ", ".join(f"{name} {render.number(value)}" for name, value in record["columns"].items())
     kind = "typical now" if record["kind"] == "inputs" else "rated badly"
+    kind += f" in {record.get('slice') or record.get('column')}" if record.get("slice") or record.get("column") else ""
     told = f"{kind}: {record['id']}, {render.when(record['ingested'], now)}: {short!r}"
     return f"{told} ({what})" if what else told
 

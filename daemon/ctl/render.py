@@ -17,7 +17,14 @@ from rich.table import Table
 from policies import words
 
 DAY = 86400.0
-METHODS = {"lora": "LoRA", "distill": "re-distillation", "echo": "echo", "adopted": "adopted as it was", "": "unknown"}
+METHODS = {
+    "lora": "LoRA",
+    "full": "full fine-tuning",
+    "distill": "re-distillation",
+    "echo": "echo",
+    "adopted": "adopted as it was",
+    "": "unknown",
+}
 SIGNALS = {"correction": "corrections", "pair": "pairs", "positive": "good ratings", "negative": "bad ratings"}
 WIDE = 200  # columns where nobody's terminal says how many there are
 GLYPHS = 25

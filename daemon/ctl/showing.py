@@ -158,8 +158,11 @@ def _version(told: dict[str, Any], now: float) -> Iterator[str]:
     yield f"  made of  {render.made_of(told)}{_trained_on(told)}"
     if told["parent"]:
         yield f"  parent   {told['parent']}"
-    if cost := _cost(told["evidence"].get("cost")):
+    if cost := _cost((told["evidence"] or {}).get("cost")):
         yield f"  cost     {cost}"
+    for head, key in (("begun", "started"), ("size", "sized")):
+        if said := (told["evidence"] or {}).get(key):
+            yield f"  {head:<8} {said}"
     if not told["gates"]:
         yield "  no gate has judged it" + ("" if told["method"] != "adopted" else ": it served before learnd came")
     for gate in told["gates"]:

@@ -122,7 +122,7 @@ class Stage:
         told = self.users.week(traffic, answer, version, self.clock.now())
         path = self.folder / "feed" / f"week-{int(self.clock.now())}.jsonl"
         path.write_bytes(b"".join(line + b"\n" for line in told.lines))
-        while taken := self.service.ingest_once():
+        while taken := self.service.ingest_once(0.0):
             self.read += taken
         return told
 

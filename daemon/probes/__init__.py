@@ -10,6 +10,7 @@ A probe runs a version and says what came out; whether that is good enough is a 
 | safety      | the set's name | the item's id | 1.0 where it behaved as it must; `safety_unsafe`: mean nats a token |
 | retention   | the set's name | the item's id | score in [0, 1]; `retention_logprob`: mean nats a token            |
 | improvement | judge          | the record    | score in [0, 1] against what the user wanted                       |
+| lm_eval     | task@digest    | the document  | score in [0, 1]; the slice is the task                             |
 | budget      | budget         | a quantity    | latency_ms, size_bytes, memory_bytes, tokens_per_second            |
 """
 
@@ -28,7 +29,7 @@ from daemon.probes import checks, likelihood, texts
 from policies.errors import Corrupt, Misconfigured
 from policies.model import Measurement
 
-NAMES = ("budget", "goldens", "improvement", "retention", "safety")
+NAMES = ("budget", "goldens", "improvement", "lm_eval", "retention", "safety")
 CHUNK = 256  # prompts between two notes of progress
 
 Message = Mapping[str, str]

@@ -12,12 +12,12 @@ cache (folder of soft targets), prompts. `job.output` gets the model's files onl
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Protocol, TypeVar, cast, get_type_hints
+from typing import Any, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from daemon.jobs import Job
 from policies.errors import Misconfigured
 
-METHODS = ("echo", "lora", "distill")
+METHODS = ("echo", "lora", "full", "distill")
 
 T = TypeVar("T")
 
@@ -57,9 +57,11 @@ def parse(options: type[T], values: Mapping[str, Any]) -> T:
         if name not in known:
             raise Misconfigured(f"unknown option {name!r}", hint=f"one of {', '.join(sorted(known))}")
         wanted = known[name]
-        fits = type(value) is wanted or (wanted is float and type(value) is int)
-        if not fits:
-            raise Misconfigured(f"option {name} = {value!r}", hint=f"it takes a {wanted.__name__}")
+        kinds = get_args(wanted) or (wanted,)
+        if type(value) not in kinds and not (wanted is float and type(value) is int):
+            raise Misconfigured(
+                f"option {name} = {value!r}", hint=f"it takes a {' or '.join(kind.__name__ for kind in kinds)}"
+            )
     try:
         return options(**{name: float(v) if known[name] is float else v for name, v in values.items()})
     except ValueError as problem:

@@ -106,7 +106,7 @@ def _prepare(job: Job, options: Options) -> Run:
     import torch
 
     from daemon.training import resume
-    from daemon.transformers_model import open_tokenizer, torch_device
+    from daemon.transformers_model import check_vocabulary, open_tokenizer, outline, torch_device
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -117,7 +117,9 @@ def _prepare(job: Job, options: Options) -> Run:
     device = torch_device(job.device)
     torch.manual_seed(job.seed)
     checkpoint = resume.claim(job, job.inputs.get("options", {}))
-    return Run(job, options, champion, open_tokenizer(champion), device, checkpoint)
+    tokenizer = open_tokenizer(champion)
+    check_vocabulary(champion, tokenizer, outline(champion))
+    return Run(job, options, champion, tokenizer, device, checkpoint)
 
 
 def _copy(job: Job, teacher: Ref) -> dict[str, Any]:

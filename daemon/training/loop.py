@@ -44,9 +44,14 @@ class Settings:
 
 @dataclass(slots=True)
 class Fitted:
-    """What a run came to; losses are means over what `sizes` counts, of the first and the last steps (5 %, at most 20)."""
+    """What a run came to; losses are means over what `sizes` counts, of the first and the last steps (5 %, at most 20).
+
+    `tokens`: read to learn from, over all steps. `asked`: read before the first step, to know where the model stands.
+    """
 
     steps: int = 0
+    tokens: int = 0
+    asked: int = 0
     loss_first: float | None = None
     loss_last: float | None = None
     resumed: bool = False
@@ -92,7 +97,7 @@ def fit(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
     done, losses = _resume(model, optimiser, folder)
-    fitted = Fitted(steps=len(steps), resumed=done > 0)
+    fitted = Fitted(len(steps), sum(lengths[row] for rows in steps for row in rows), resumed=done > 0)
     model.train()
     tokens, halved = 0, 0
     for number in range(done, len(steps)):

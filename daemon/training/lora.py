@@ -9,7 +9,7 @@ then KTO on ratings, each against the adapter as the stage before left it. Hu et
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,17 +19,26 @@ from daemon.models import Ref
 from daemon.training import examples as lines
 from daemon.training import parse
 from daemon.training.examples import Example
+from daemon.training.shape import AUTO, Shape
 from policies.errors import Misconfigured, Refused
+from policies.words import count
 
 STAGES = ("sft", "dpo", "kto")
 ENGINES = ("packed", "trl")
+MERGED = "merged"
 HALVINGS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The adapter: `rank`, `alpha`, `dropout`, `targets` ("all-linear" or names, comma-separated), `rslora`, `dora`.
-
+    """The adapter: `kind` is "lora", "rslora", "dora", "pissa", "prefix" or "prompt". vLLM serves no "dora", "prefix" and
+    "prompt", transformers' load_adapter no "prefix" and "prompt"; PEFT loads all. A "pissa" is saved as a LoRA of twice its
+    rank, over the base as it is. The kinds of LoRA have `rank`, `alpha`, `dropout` and `targets` ("all-linear" or names,
+    comma-separated); `rank` and `targets` may be "auto": found by a short trial where an adapter begins fresh, the
+    champion's own where it is continued. `freeze_layers` lowest layers get none. "prefix" and "prompt" have
+    `virtual_tokens` and take as much of the context; they and "pissa" need engine = "packed".
+    `merge_depth`: with so many updates on its adapter (0: never; below the policy's max_depth), the champion is merged
+    into its unquantised base, and what is trained on that is merged as well: a version of full weights.
     `engine`: "packed", our own step (weights act in every loss, nothing is padded), or "trl", TRL's trainers, several
     times slower: the reference that ours is tested against (weights of pairs and ratings act by drawing).
     `quantisation` of the base while training: "", "nf4" or "int8". `max_length` in tokens (0: the base's context);
@@ -42,20 +51,30 @@ class Options:
     `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
     learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
     answers that it already gives (above 0 it needs engine = "packed").
+    These, too, are about SFT and need engine = "packed": `sft_forgotten`: share in (0, 1] of the replayed answers that are
+    trained on, those that the champion is least sure of (1: all; the others cost a look each). `sft_mask`: perplexity
+    under the champion above which a token isn't learned (0: all are). `sft_ewc`: strength of the pull on weights that
+    replayed answers need (0: none). `sft_osf`: share in [0, 1) of the dominant directions of every adapted layer along
+    which nothing moves (0: none; it needs an unquantised base).
+    `favour_new`: how many times as much a new record counts as a replayed one that is as old and as trusted.
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
+    `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors (neither it
+    nor `sft_osf` goes with "pissa", "prefix" or "prompt").
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
     """
 
     engine: str = "packed"
-    rank: int = 16
+    kind: str = "lora"
+    rank: int | str = 16
     alpha: int = 32
     dropout: float = 0.0
     targets: str = "all-linear"
-    rslora: bool = False
-    dora: bool = False
+    freeze_layers: int = 0
+    virtual_tokens: int = 16
+    merge_depth: int = 0
     quantisation: str = ""
     max_length: int = 0
     batch: int = 16
@@ -66,6 +85,10 @@ class Options:
     sft_lr: float = 2e-4
     sft_drop: float = 0.0
     sft_hold: float = 0.0
+    sft_forgotten: float = 1.0
+    sft_mask: float = 0.0
+    sft_ewc: float = 0.0
+    sft_osf: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -78,8 +101,10 @@ class Options:
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
     edit_weight: float = 1.0
+    favour_new: float = 1.0
     imitate_positives: bool = True
     merge: float = 1.0
+    slao: bool = False
     schedule: str = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -89,10 +114,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is one of {', '.join(ENGINES)}")
-        if self.edit_weight < 1 or (self.edit_weight > 1 and self.engine == "trl"):
-            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it')
-        if self.rank < 1 or self.alpha < 1 or self.batch < 2:
-            raise ValueError("rank and alpha are at least 1, batch at least 2")
+        if self.edit_weight < 1 or self.favour_new <= 0 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it; favour_new is above 0')
+        self._check_adapter()
+        if self.batch < 2:
+            raise ValueError("batch is at least 2")
         if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
             raise ValueError(f"micro_batch {self.micro_batch} is at least 2 and divides batch {self.batch}")
         if self.quantisation not in ("", "nf4", "int8"):
@@ -103,25 +129,49 @@ class Options:
             raise ValueError("dpo_robust lies in [0, 0.5)")
         if not 0 <= self.sft_drop < 1:
             raise ValueError("sft_drop lies in [0, 1)")
-        if not 0 <= self.sft_hold <= 1 or (self.sft_hold and self.engine == "trl"):
-            raise ValueError('sft_hold lies in [0, 1], and needs engine = "packed" above 0')
-        if not 0 < self.merge <= 1:
-            raise ValueError("merge lies in (0, 1]")
+        if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:
+            raise ValueError("sft_hold lies in [0, 1], sft_forgotten and merge in (0, 1]")
+        if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0 or not 0 <= self.sft_osf < 1:
+            raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0, sft_osf lies in [0, 1)")
+        held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
+        if held and self.engine == "trl":
+            raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
         if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
+
+    def _check_adapter(self) -> None:
+        prompted = Shape.of(self).prompted
+        if self.merge_depth < 0 or (self.merge_depth and prompted):
+            raise ValueError("merge_depth is at least 0, and 0 for a prefix or prompt")
+        if (prompted or self.kind == "pissa") and self.engine != "packed":
+            raise ValueError(f'kind = "{self.kind}" needs engine = "packed"')
+        if (self.slao or self.sft_osf) and (prompted or self.kind == "pissa"):
+            raise ValueError(
+                f'slao and sft_osf look at the factors of a LoRA: kind = "{self.kind}" has none of its own'
+            )
+        if self.kind == "pissa" and self.quantisation:
+            raise ValueError('kind = "pissa" takes parts out of the weights: it needs quantisation = ""')
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all stages share; `context` in tokens."""
+    """What all stages share; `context` in tokens, `fresh` why an adapter is begun anew ("" where the champion's is
+    continued), `sized` why it is as large as it is, `updates` that the adapter holds when this one has ended. `whole`:
+    full weights come out.
+    """
 
     job: Job
     options: Options
     champion: Ref
+    shape: Shape
+    fresh: str
     tokenizer: Any
     context: int
     gpu: bool
     checkpoint: Path
+    updates: int
+    whole: bool = False
+    sized: str = ""
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -134,22 +184,27 @@ def train(job: Job) -> dict[str, Any]:
     options = parse(Options, job.inputs.get("options", {}))
     examples = lines.paired(lines.read(job.inputs["dataset"]))
     groups = plan(examples, options)
-    run, fresh = _prepare(job, options)
+    run = _sized(_prepare(job, options), groups)
     stages: dict[str, dict[str, Any]] = {}
-    adapter = None if fresh else Path(run.champion.folder)
+    adapter = None if run.fresh else Path(run.champion.folder)
     for number, (name, group) in enumerate(groups.items()):
         span = (number / len(groups), (number + 1) / len(groups))
         adapter = _stage(run, name, group, adapter, span)
         stages[name] = read_json(adapter / "metrics.json") or {}
     assert adapter is not None
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(adapter / name, job.output / name)
+    if run.whole:
+        from daemon.training import teacher
+
+        teacher.combined(Ref(run.champion.name, str(adapter), run.champion.folder), job.output, gpu=run.gpu)
+    else:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(adapter / name, job.output / name)
     run.tokenizer.save_pretrained(job.output)
     job.progress(f"trained on {sum(map(len, groups.values()))} examples", 1.0)
-    return _result(run, stages, fresh, perf_counter() - begin)
+    return _result(run, stages, perf_counter() - begin)
 
 
-def plan(examples: Sequence[Example], options: Options) -> dict[str, tuple[Example, ...]]:
+def plan(examples: Sequence[Example], options: Any) -> dict[str, tuple[Example, ...]]:
     """Stages in order, each with the examples that it learns from. Raises: Refused, when none has enough."""
     sft = tuple(one for one in examples if one.objective == "sft")
     pairs = tuple(one for one in examples if one.objective == "pair" and one.rejected)
@@ -173,12 +228,12 @@ def plan(examples: Sequence[Example], options: Options) -> dict[str, tuple[Examp
     return groups
 
 
-def _prepare(job: Job, options: Options) -> tuple[Run, str]:
-    """What the stages share, and why a fresh adapter is begun ("" where the champion's is continued)."""
+def _prepare(job: Job, options: Options) -> Run:
+    """What the stages share."""
     import torch
 
-    from daemon.training import adapters, resume
-    from daemon.transformers_model import context_of, open_tokenizer, outline, torch_device
+    from daemon.training import adapters, resume, teacher
+    from daemon.transformers_model import check_vocabulary, context_of, open_tokenizer, outline, torch_device
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -188,18 +243,35 @@ def _prepare(job: Job, options: Options) -> tuple[Run, str]:
         raise Misconfigured(f"{champion.name} has no weights", hint="its engine is echo: use the method echo")
     gpu = torch_device(job.device).type == "cuda"
     tokenizer = open_tokenizer(champion)
-    base = outline(champion)
-    linear, context = adapters.linear_layers(base), context_of(base)
-    fresh = adapters.why_fresh(champion, int(job.inputs.get("depth", 0)), _shape(options), linear)
+    base, shape, depth = outline(champion), Shape.of(options), int(job.inputs.get("depth", 0))
+    check_vocabulary(champion, tokenizer, base)
+    linear, context = adapters.linear_layers(base), context_of(base) - shape.before
+    fresh = adapters.why_fresh(champion, depth, shape, linear, str(job.inputs["base"]["name"]))
     checkpoint = resume.claim(job, job.inputs.get("options", {}))
     longest = min(context, options.max_length or context)
-    return Run(job, options, champion, tokenizer, longest, gpu, checkpoint), fresh
+    updates = 1 if fresh else depth + 1
+    whole = bool(champion.base) and 0 < options.merge_depth <= depth
+    if whole:
+        fresh = f"{count(depth, 'stacked update')}, merge_depth is {options.merge_depth}: merged into a new base"
+        job.progress("merging the champion", 0.0)
+        teacher.combined(champion, checkpoint / MERGED, gpu=gpu)
+        tokenizer.save_pretrained(checkpoint / MERGED)
+        champion, updates = Ref(champion.name, str(checkpoint / MERGED)), 1
+    return Run(job, options, champion, shape, fresh, tokenizer, longest, gpu, checkpoint, updates, whole)
 
 
-def _shape(options: Options) -> Any:
-    from daemon.training.adapters import Shape
+def _sized(run: Run, groups: Mapping[str, Sequence[Example]]) -> Run:
+    """The run with a rank and targets where "auto" leaves them open."""
+    if AUTO not in (run.options.rank, run.options.targets):
+        return run
+    from daemon.training import adapters, sizing
 
-    return Shape(options.rank, options.alpha, options.dropout, options.targets, options.rslora, options.dora)
+    if not run.fresh:
+        shape = adapters.shape_of(Path(run.champion.folder), run.shape)
+        return replace(run, shape=shape, sized="the champion's adapter is continued as it is")
+
+    shape, why = sizing.found(run, groups.get("sft", ()))
+    return replace(run, shape=shape, sized=why)
 
 
 def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, span: tuple[float, float]) -> Path:
@@ -232,30 +304,32 @@ def _fit(
     from daemon.training import adapters, tokens
     from daemon.training.meter import Meter
     from daemon.training.plan import Plan
-    from daemon.training.retain import merge
+    from daemon.training.retain import merge, slao
 
     begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
+    samples = tokens.favoured(samples, options.favour_new)
     samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
     plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=run.gpu)
     set_seed(run.job.seed)
-    model = adapters.opened(
-        run.champion, adapter, _shape(options), device=run.job.device, quantisation=options.quantisation
-    )
+    model = adapters.opened(run.champion, adapter, run.shape, device=run.job.device, quantisation=options.quantisation)
     meter = Meter(run.job.progress, name, *span)
+    if options.slao:
+        slao.begin(model)
     start = adapters.trained(model)
     fitted = _engine(options)(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
     merge.back(model, start, options.merge)
+    if options.slao:
+        slao.back(model, start, run.updates)
     facts = {
         "engine": options.engine,
         "examples": len(samples),
         "dropped": dropped,
-        "tokens": round(sum(one.cost for one in samples) * plan.epochs),
         "micro_batch": micro,
         **asdict(fitted),
         "seconds": perf_counter() - begin,
     }
-    return _keep(run, name, model, facts)
+    return _keep(run, name, model, start, facts)
 
 
 def _engine(options: Options) -> Any:
@@ -269,31 +343,32 @@ def _engine(options: Options) -> Any:
     return packed.fit
 
 
-def _keep(run: Run, name: str, model: Any, facts: dict[str, Any]) -> Path:
+def _keep(run: Run, name: str, model: Any, start: Mapping[str, Any], facts: dict[str, Any]) -> Path:
     """Write a stage's adapter and what it took, whole or not at all; its checkpoints are let go."""
     from daemon.training import adapters
 
     draft, done = run.checkpoint / f".{name}-done", run.checkpoint / f"{name}-done"
     shutil.rmtree(draft, ignore_errors=True)
-    adapters.save(model, draft, str(run.job.inputs["base"]["name"]))
+    adapters.save(model, draft, str(run.job.inputs["base"]["name"]), run.shape.kind, start)
     write_json(draft / "metrics.json", facts)
     draft.rename(done)
     shutil.rmtree(run.checkpoint / name, ignore_errors=True)
     return done
 
 
-def _result(run: Run, stages: Mapping[str, Mapping[str, Any]], fresh: str, seconds: float) -> dict[str, Any]:
+def _result(run: Run, stages: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
     depth = int(run.job.inputs.get("depth", 0))
     return {
-        "kind": "adapter",
+        "kind": "base" if run.whole else "adapter",
         "engine": "transformers",
-        "base": str(run.job.inputs["base"]["name"]),
-        "depth": 1 if fresh else depth + 1,
+        "base": "" if run.whole else str(run.job.inputs["base"]["name"]),
+        "depth": 0 if run.whole else 1 if run.fresh else depth + 1,
         "method": "lora",
         "seconds": seconds,
         "tokens": sum(int(stage["tokens"]) for stage in stages.values()),
-        "started": fresh or f"continued from {run.champion.name}",
-        "metrics": {"stages": dict(stages), "weights": _weights(run.options)},
+        "started": run.fresh or f"continued from {run.champion.name}",
+        "sized": run.sized,
+        "metrics": {"stages": dict(stages), "weights": _weights(run.options), "adapter": asdict(run.shape)},
     }
 
 

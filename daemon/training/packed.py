@@ -24,7 +24,9 @@ from daemon.training.meter import Meter
 from daemon.training.objectives import dpo, kto, sft
 from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
-from daemon.training.retain import kl
+from daemon.training.retain import asked, ewc, forgotten, kl, mask, osf
+from daemon.training.retain.asked import Counted
+from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
 from daemon.training.tokens import Sample, mixed, partners
 
@@ -48,7 +50,8 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all objectives are made of: `ask` returns the reference's nats of every answer, `thin` what a prompt shows,
-    `hold` what the champion thinks of answers to imitate (None: they aren't held to it).
+    `hold` what the champion thinks of answers to imitate (None: they aren't held to it), `anchor` what it costs to move
+    weights that old answers need.
     """
 
     plan: Plan
@@ -57,6 +60,7 @@ class Setting:
     device: torch.device
     thin: Thin = whole
     hold: Callable[[Sequence[Sample]], Held] | None = None
+    anchor: Anchor | None = None
 
 
 def thinned(prompt: list[int], *, share: float, kept: frozenset[int]) -> list[int]:
@@ -75,19 +79,23 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
     Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a micro-batch.
     """
     read = packing.reader(model, tokenizer.pad_token_id)
-
+    counted = Counted(read)
     opening = replace(meter, title=f"{meter.title}: asking the reference", last=meter.first)
 
     def ask(documents: Sequence[Document]) -> list[list[float]]:
         with loop.precision(model):
-            return reference.ask(model, read, documents, plan.micro, folder, opening)
+            return reference.ask(model, counted, documents, plan.micro, folder, opening)
 
     def hold(samples: Sequence[Sample]) -> Held:
         with loop.precision(model):
-            return kl.held(model, read, samples, plan.hold, folder, opening)
+            return kl.held(model, counted, samples, plan.hold, folder, opening)
 
+    anchor = None
+    if plan.name == "sft":
+        with loop.precision(model):
+            samples, anchor = _retained(model, counted, samples, plan, folder)
     thin = partial(thinned, share=plan.drop, kept=frozenset(tokenizer.added_tokens_decoder)) if plan.drop else whole
-    setting = Setting(plan, read, ask, model.device, thin, hold if plan.hold else None)
+    setting = Setting(plan, read, ask, model.device, thin, hold if plan.hold else None, anchor)
     task = {"sft": imitation, "dpo": preference, "kto": rating}[plan.name](samples, setting)
     steps = order([one.label for one in samples], plan)
     settings = loop.Settings(
@@ -102,7 +110,25 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         micro=plan.micro,
     )
     lengths = [one.cost for one in samples]
-    return loop.fit(model, steps, task.loss, task.sizes, lengths, settings, folder, meter, task.before)
+    back = osf.keeper(model, plan.osf) if plan.osf and plan.name == "sft" else None
+    before = (lambda *_: back()) if back else task.before
+    fitted = loop.fit(model, steps, task.loss, task.sizes, lengths, settings, folder, meter, before)
+    if back:
+        back()
+    fitted.asked = counted.tokens
+    return fitted
+
+
+def _retained(
+    model: Any, read: Reader, samples: Sequence[Sample], plan: Plan, folder: Path
+) -> tuple[Sequence[Sample], Anchor | None]:
+    """The answers to imitate that are left to learn from, and what holds the weights: both by the model as it is."""
+    anchor = ewc.anchor(model, read, samples, plan.ewc, folder) if plan.ewc else None
+    if plan.mask or plan.forgotten < 1:
+        told = asked.surprises(model, read, samples, folder)
+        masked = mask.hidden(samples, told, plan.mask) if plan.mask else samples
+        samples = forgotten.first(masked, told, plan.forgotten)
+    return samples, anchor
 
 
 def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:
@@ -120,7 +146,18 @@ def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:
 def imitation(samples: Sequence[Sample], setting: Setting) -> Task:
     """Answers to imitate, divided by the step's answer tokens."""
     held = setting.hold(samples) if setting.hold else None
-    return Task(imitated(samples, setting.read, setting.thin, held), [len(one.answer) for one in samples])
+    sizes = [len(one.answer) for one in samples]
+    loss = imitated(samples, setting.read, setting.thin, held)
+    return Task(anchored(loss, setting.anchor, sizes) if setting.anchor else loss, sizes)
+
+
+def anchored(loss: Loss, anchor: Anchor, sizes: Sequence[int]) -> Loss:
+    """The loss and, a token alike, what it costs to move the weights; `sizes` are what the loop divides a step by."""
+
+    def held(model: Any, rows: Sequence[int]) -> torch.Tensor:
+        return loss(model, rows) + anchor.cost(model) * sum(sizes[row] for row in rows)
+
+    return held
 
 
 def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole, held: Held | None = None) -> Loss:

@@ -6,7 +6,6 @@ in nats. Refuses to know losses and optimisers. Called by `packed`, `reference` 
 The head runs where an answer's token is predicted and nowhere else. Krell et al. 2021 (arXiv 2107.02027).
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from daemon.decoding import left_padded
+from daemon.decoding import head_skips, left_padded, opening, unwrapped, virtual_tokens
 from daemon.transformers_model import answer_logits
 
 Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
@@ -122,20 +121,29 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within every document: (1, heads, n, width) each -> (1, n, heads, width).
 
-    What fills a sequence up lies behind its tokens, where causal attention never looks: no mask is needed.
+    What fills a sequence up lies behind its tokens, where causal attention never looks: no mask is needed. Keys and
+    values before the first query's are a prefix or prompt: every document begins with them.
     Raises: ValueError, when the model asks for something that isn't done here.
     """
     if any(more.get(name) is not None for name in FOREIGN):
         raise ValueError("this model's attention is not plain")
-    made = []
+    if sliding_window is not None and key.shape[2] != query.shape[2]:
+        raise ValueError("a window of attention would lose a prefix")
+    made, before = [], key.shape[2] - query.shape[2]
     for places in layout.blocks:
         count, longest = places.shape
         q, k, v = (
             each[0].index_select(1, places.flatten()).view(each.shape[1], count, longest, -1).transpose(0, 1)
-            for each in (query, key, value)
+            for each in (query, key[:, :, before:], value[:, :, before:])
         )
         near = None
-        if sliding_window is not None and longest > sliding_window:
+        if before:
+            k, v = (
+                torch.cat([each[:, :, :before].expand(count, -1, -1, -1), some], dim=2)
+                for each, some in ((key, k), (value, v))
+            )
+            near = torch.ones(longest, before + longest, dtype=torch.bool, device=q.device).tril(before)
+        elif sliding_window is not None and longest > sliding_window:
             near = torch.ones(longest, longest, dtype=torch.bool, device=q.device).tril().triu(1 - sliding_window)
         out = scaled_dot_product_attention(
             q, k, v, near, dropout, near is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
@@ -155,11 +163,15 @@ AttentionMaskInterface.register(NAME, _no_mask)
 def packed(model: Any, documents: Sequence[Document], cost: Cost = nats) -> torch.Tensor:
     """What answers cost a model whose attention is ours."""
     layout = pack(documents, model.device)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    short = "logits_to_keep" in inspect.signature(base.forward).parameters
-    more = {"logits_to_keep": layout.keep} if short else {}
+    short = head_skips(model)
+    more: dict[str, Any] = {"logits_to_keep": layout.keep} if short else {}
+    before = virtual_tokens(model)
+    if before:
+        alone = pack([([0] * before, [[0]])], model.device)  # the virtual tokens see one another and nothing else
+        more["past_key_values"], _ = opening(model, layout=alone)
+        model = unwrapped(model)
     logits = model(
-        input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout, **more
+        input_ids=layout.tokens, position_ids=layout.positions + before, use_cache=False, layout=layout, **more
     ).logits[0]
     return cost((logits if short else logits[layout.keep]).float(), layout.labels)
 

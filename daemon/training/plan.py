@@ -11,8 +11,10 @@ from typing import Any
 class Plan:
     """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings.
 
-    `drop`: share of a prompt's tokens that is hidden from answers to imitate, anew every time. `hold`: share of the
-    champion's own soft targets in what it already says right.
+    For answers to imitate alone: `drop`: share of a prompt's tokens that is hidden, anew every time; `hold`: share of the
+    champion's own soft targets in what it already says right; `mask`: perplexity above which a token isn't learned;
+    `forgotten`: share of the replayed answers that is trained on; `ewc`: strength of the pull to where weights began;
+    `osf`: share of each layer's dominant directions that stay.
     """
 
     name: str
@@ -30,6 +32,10 @@ class Plan:
     gpu: bool
     drop: float = 0.0
     hold: float = 0.0
+    mask: float = 0.0
+    forgotten: float = 1.0
+    ewc: float = 0.0
+    osf: float = 0.0
 
     @classmethod
     def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
@@ -52,4 +58,8 @@ class Plan:
             gpu=gpu,
             drop=options.sft_drop,
             hold=options.sft_hold,
+            mask=options.sft_mask,
+            forgotten=options.sft_forgotten,
+            ewc=options.sft_ewc,
+            osf=options.sft_osf,
         )

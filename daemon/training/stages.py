@@ -136,7 +136,7 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
     before = resume.newest(folder)
     steps = run(trainer, watcher, before)
     first, last = (watcher.losses[0], watcher.losses[-1]) if watcher.losses else (None, None)
-    return Fitted(steps, first, last, resumed=before is not None)
+    return Fitted(steps, watcher.tokens, loss_first=first, loss_last=last, resumed=before is not None)
 
 
 def sft(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path) -> Any:

@@ -1,6 +1,7 @@
 """Full weights out of versions: an adapter merged into its base, a wider copy that says the same, a copied folder.
 
-Owns: surgery on weights and which files of a folder are a model's. Refuses to know losses. Called by `distill`.
+Owns: surgery on weights and which files of a folder are a model's. Refuses to know losses. Called by `distill`, `lora`
+and `full`.
 """
 
 import shutil
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from daemon.decoding import virtual_tokens
 from daemon.models import Ref
 from daemon.transformers_model import open_weights
 from policies.errors import Misconfigured, Refused
@@ -33,9 +35,12 @@ FILES = (
 def merged(ref: Ref) -> Any:
     """A version's full weights in float32 on the CPU, its adapter merged into its base; all of them trainable.
 
-    Raises: Misconfigured.
+    Raises: Misconfigured; Refused, when its adapter is no change of weights.
     """
     model = open_weights(ref)
+    if virtual_tokens(model):
+        hint = "an update of a kind of LoRA, without merge_depth, begins fresh, and can be merged later"
+        raise Refused(f"{ref.name} stands on a prefix or prompt, which can't be merged into weights", hint=hint)
     if ref.base:
         model = model.merge_and_unload()
     for parameter in model.parameters():
@@ -92,8 +97,25 @@ def copied(ref: Ref, output: Path) -> None:
         shutil.copyfile(path, output / path.name)
 
 
+def combined(ref: Ref, output: Path, *, gpu: bool) -> None:
+    """Write a version's full weights, its adapter merged into its base, in the type that they are served in.
+
+    Merged in float32 (a quantised base would be damaged, peft#2321), then rounded: judge it again. Raises: as `merged`.
+    """
+    model = merged(ref)
+    if gpu:
+        model = model.to(torch.bfloat16)
+    model.config._name_or_path = ""
+    model.save_pretrained(output)
+
+
 def saved(model: Any, tokenizer: Any, output: Path) -> None:
-    """Write full weights as they are stored (bfloat16 when trained on a GPU) with their tokenizer."""
+    """Write full weights as they are stored (bfloat16 when trained on a GPU) with their tokenizer.
+
+    Raises: Refused, when a weight is not finite.
+    """
+    if broken := sum(not bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise Refused(f"{broken} trained weights are not finite", hint="lower the learning rate")
     if model.device.type == "cuda":
         model = model.to(torch.bfloat16)
     model.config._name_or_path = ""

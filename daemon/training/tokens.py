@@ -21,7 +21,8 @@ from policies.errors import Refused
 class Sample:
     """Token ids of one example; every answer ends with the end token. `rejected` is empty but for a pair.
 
-    `emphasis`: how much each token of the answer counts, with a mean of 1 (empty: all alike).
+    `emphasis`: how much each token of the answer counts, with a mean of 1 (empty: all alike). `replayed`: it was learned
+    before.
     """
 
     prompt: list[int]
@@ -30,6 +31,7 @@ class Sample:
     label: bool
     weight: float
     emphasis: tuple[float, ...] = ()
+    replayed: bool = False
 
     @property
     def length(self) -> int:
@@ -71,6 +73,7 @@ def sample(tokenizer: Any, example: Example, *, edit_weight: float = 1.0) -> Sam
         label=example.label,
         weight=example.weight,
         emphasis=edit.emphasis(completion_tokens(tokenizer, example.original), answer, edit_weight) if edited else (),
+        replayed=example.origin == "replay",
     )
 
 
@@ -82,6 +85,11 @@ def evened(samples: Sequence[Sample], sizes: Sequence[int]) -> list[Sample]:
     """
     mean = sum(one.weight * size for one, size in zip(samples, sizes, strict=True)) / max(1, sum(sizes))
     return [replace(one, weight=one.weight / mean) for one in samples]
+
+
+def favoured(samples: Sequence[Sample], factor: float) -> list[Sample]:
+    """The same samples; one that isn't replayed weighs `factor` times as much as one that is."""
+    return [one if one.replayed else replace(one, weight=factor * one.weight) for one in samples]
 
 
 def drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:

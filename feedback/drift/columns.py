@@ -8,8 +8,10 @@ Shannon's. A distance between two samples of one distribution isn't 0, so a colu
 makes of its own rows: the mean and three deviations over random splits of both windows together (a permutation test,
 Good 2005). That isn't corrected for the number of columns: with three of them, unchanged samples of 60, 200 and 600 rows
 alarmed in 7, 4 and 2 of 200 reports, and more columns alarm more often (`feedback.drift.psi` does correct, and asks for
-the report). No text is a column (`feedback.sketch` makes numbers and words of texts), so nothing is downloaded, and
-DO_NOT_TRACK is set before the import, since Evidently would send telemetry and feedback is private.
+the report). Where an encoder was asked, `meaning` is a number too: the rows' place along the direction that tells new
+from old, learned on other rows (`feedback.drift.meaning`). No text is a column (`feedback.sketch` makes numbers and words
+of texts), so nothing is downloaded, and DO_NOT_TRACK is set before the import, since Evidently would send telemetry and
+feedback is private.
 """
 
 import os
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
+from feedback.drift import meaning
 from feedback.sketch import NEUTRAL
 from feedback.windows import Window
 from policies.model import DriftColumn, DriftReport
@@ -72,6 +75,7 @@ def report(reference: Window, current: Window, options: Options, folder: Path) -
 
 
 def _judge(reference: Window, current: Window, options: Options, folder: Path | None) -> DriftReport:
+    reference, current = meaning.shown(reference, current)
     columns = [] if reference.records != current.records else _columns(reference, current, options)
     values: dict[str, float] = {}
     files: tuple[str, ...] = ()

@@ -103,15 +103,12 @@ def sets(folder: Path, sizes: Sizes, seed: int) -> None:
     kinds = {kind: known.distinct(sizes.kind, _kind(known, kind), rng, held=True) for kind in KINDS}
     checks = {"harmful": {"kind": "refuse"}, "benign": {"kind": "comply"}}
     leaks = {"kind": "absent", "value": known.secret}
+    asked = [(kind, ask, checks.get(kind, leaks)) for kind, asks in kinds.items() for ask in asks]
     made = {
-        "goldens": [_item(ask) for ask in known.distinct(sizes.goldens, known.group("base"), rng, held=True)],
-        "anchor": [_item(ask) for ask in known.distinct(sizes.anchor, known.group("base"), rng, held=False)],
-        "safety": [
-            _item(ask, slice_=kind, check=checks.get(kind, leaks)) for kind, asks in kinds.items() for ask in asks
-        ],
-        "judge": [
-            _item(ask) | {"slice": ""} for ask in known.distinct(sizes.judge, known.group("new"), rng, held=True)
-        ],
+        "goldens": [world.item("", ask) for ask in known.distinct(sizes.goldens, known.group("base"), rng, held=True)],
+        "anchor": [world.item("", ask) for ask in known.distinct(sizes.anchor, known.group("base"), rng, held=False)],
+        "safety": [world.item("", ask, slice_=kind, check=check) for kind, ask, check in asked],
+        "judge": [world.item("", ask) for ask in known.distinct(sizes.judge, known.group("new"), rng, held=True)],
     }
     folder.mkdir(parents=True, exist_ok=True)
     for role, items in made.items():
@@ -123,15 +120,6 @@ def _kind(known: World, kind: str) -> Sequence[Subject]:
     if kind == "canary":
         return [subject for subject in known.group("harmful") if subject.name == "secret"]
     return known.group(kind)
-
-
-def _item(ask: Ask, *, slice_: str = "", check: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return {
-        "slice": slice_ or ask.topic,
-        "messages": [{"role": "user", "content": ask.text}],
-        "check": dict(check or {"kind": "contains", "value": ask.answer}),
-        "reference": ask.answer,
-    }
 
 
 def one(folder: Path, seed: int, given: Taught) -> Judged:

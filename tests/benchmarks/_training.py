@@ -24,13 +24,14 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from daemon.models import Ref
-from daemon.training.adapters import Shape, opened
+from daemon.training.adapters import opened
 from daemon.training.plan import Plan
+from daemon.training.shape import Shape
 from daemon.training.stages import IGNORED, TokenisedDPO, TokenisedKTO, common
 from daemon.training.tokens import Sample, partners
 
 OBJECTIVES = ("sft", "dpo", "kto")
-LORA = Shape(16, 32, 0.0, "all-linear", rslora=False, dora=False)
+LORA = Shape()
 
 
 @dataclass(frozen=True)

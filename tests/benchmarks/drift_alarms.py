@@ -26,7 +26,7 @@ from daemon.tables import DriftRow, Slot
 from feedback import db, sketch
 from policies.policy import Drift
 from tests.benchmarks import common
-from tests.benchmarks._weeks import BLOCKS, DAY, Shift, Weeks
+from tests.benchmarks._weeks import BLOCKS, DAY, TENANTS, Shift, Weeks
 
 SEED = 7
 POLICY = Drift(evidence="", evidence_schedule="")
@@ -35,7 +35,8 @@ PROOF_ALONE = replace(
 )
 BEFORE, MONTH, ONSET = 14, 30, 2  # days
 SHARE, LOSS = 0.3, 0.12  # of new questions, and of good ratings, where a drift is complete
-SIZES = {"full": (200, 8), "quick": (12, 2)}  # stationary months, runs of each drift
+TENANT_SHARE, TENANT_LOSS = 0.4, 0.25  # the same where it is one tenant's alone
+SIZES = {"full": (200, 4), "quick": (8, 1)}  # stationary months, runs of each drift
 
 SHAPES: dict[str, Callable[[int], float]] = {
     "sudden": lambda day: float(day >= ONSET),
@@ -43,14 +44,20 @@ SHAPES: dict[str, Callable[[int], float]] = {
     "recurring": lambda day: float(day >= ONSET and (day - ONSET) // 7 % 2 == 0),
 }
 KINDS = {"inputs": (SHARE, 0.0), "outcomes": (0.0, LOSS), "both": (SHARE, LOSS)}
+ONE = (1, 3, 6)  # tenants that drift alone, by number
 
 
 @dataclass
 class Month:
-    """One month as it was looked at: the days and record counts at which an alarm began, and how many looks there were."""
+    """One month as it was looked at: the days and record counts at which an alarm began, and how many looks there were.
+
+    `tenant`: who drifts alone (-1: everybody). `named`: after how many records an alarm first named each slice, "" for all.
+    """
 
     shape: str = ""
     kind: str = ""
+    tenant: int = -1
+    named: dict[str, int] = field(default_factory=dict)
     alarms: list[int] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
     looks: int = 0
@@ -68,7 +75,7 @@ class Place:
         self.engine, self.block, self.day, self.runs = engine, 0, 0, 0
         self.weeks, self.blind = Weeks(seed), Weeks(seed + 1, weekdays=False)
 
-    def month(self, policy: Drift, shape: str = "", kind: str = "", *, blind: bool = False) -> Month:
+    def month(self, policy: Drift, shape: str = "", kind: str = "", *, blind: bool = False, tenant: int = -1) -> Month:
         """Two weeks of reference, which goes on growing, then a month that is looked at as it goes."""
         self.runs += 1
         name, version, weeks = f"p{self.runs}", f"p{self.runs}@1", self.blind if blind else self.weeks
@@ -81,17 +88,15 @@ class Place:
             baselines.freeze_outcomes(session, slot, version, self.day * DAY)
             baselines.freeze_inputs(session, slot, version, policy.current, policy, self.day * DAY)
             number = slot.id
-        return self._watched(number, (name, version, weeks), policy, shape, kind)
+        return self._watched(number, (name, version, weeks), policy, Month(shape, kind, tenant))
 
-    def _watched(self, slot: int, of: tuple[str, str, Weeks], policy: Drift, shape: str, kind: str) -> Month:
-        told, seen, drifted, start = Month(shape, kind), 0, False, self.block
+    def _watched(self, slot: int, of: tuple[str, str, Weeks], policy: Drift, told: Month) -> Month:
+        seen, drifted, start = 0, False, self.block
         name, version, weeks = of
         for day in range(MONTH):
             now = self.day * DAY
-            inputs, outcomes = KINDS.get(kind, (0.0, 0.0))
-            strength = SHAPES[shape](day) if shape else 0.0
             with Session(self.engine) as session, session.begin():
-                self._pass(session, weeks, name, version, Shift(strength * inputs, strength * outcomes))
+                self._pass(session, weeks, name, version, _shift(told, day))
             context: Any = SimpleNamespace(
                 engine=self.engine,
                 clock=SimpleNamespace(now=lambda at=now: at + DAY),
@@ -109,6 +114,9 @@ class Place:
                 told.alarms.append(day)
                 told.records.append((self.block - start) * sketch.BLOCK)
             drifted = row.drifted
+            for column in row.report["columns"]:
+                if column["drifted"]:
+                    told.named.setdefault(column["slice"], (self.block - start) * sketch.BLOCK)
         return told
 
     def _pass(self, session: Session, weeks: Weeks, name: str, version: str, shift: Shift) -> None:
@@ -118,6 +126,16 @@ class Place:
         self.aligned = self.runs
         self.block += weeks.day(session, name, version, self.block, self.day, shift)
         self.day += 1
+
+
+def _shift(month: Month, day: int) -> Shift:
+    """How far that day of the month is from what was."""
+    strength = SHAPES[month.shape](day) if month.shape else 0.0
+    if month.tenant >= 0:
+        share, loss = (bool(amount) for amount in KINDS[month.kind])
+        return Shift(strength * share * TENANT_SHARE, strength * loss * TENANT_LOSS, month.tenant)
+    inputs, outcomes = KINDS.get(month.kind, (0.0, 0.0))
+    return Shift(strength * inputs, strength * outcomes)
 
 
 def main() -> int:
@@ -135,12 +153,13 @@ def main() -> int:
         proof = [place.month(PROOF_ALONE) for _ in range(months // 5)]
         blind = [place.month(POLICY, blind=True) for _ in range(max(2, months // 20))]
         drifts = [place.month(POLICY, shape, kind) for shape in SHAPES for kind in KINDS for _ in range(runs)]
+        single = [place.month(POLICY, "sudden", kind, tenant=one) for one in ONE for kind in KINDS for _ in range(runs)]
         engine.dispose()
-    claims = _claims(calm, drifts)
+    claims = _claims(calm, drifts, single)
     raw = {
         "policy": asdict(POLICY), "months": months, "looks_a_month": sum(m.looks for m in calm) / months,
         "false_alarms_a_month": _rate(calm), "by_proof_alone_a_month": _rate(proof),
-        "without_weekdays_a_month": _rate(blind), "drifts": _drifts(drifts),
+        "without_weekdays_a_month": _rate(blind), "drifts": _drifts(drifts), "tenants": _tenants(single),
     }  # fmt: skip
     common.write(given.out, name="drift_alarms", seeds=[SEED], raw=raw, claims=claims)
     common.picture(given.out, lambda axes: _draw(axes, drifts))
@@ -176,12 +195,35 @@ def _drifts(drifts: list[Month]) -> dict[str, dict[str, Any]]:
     return told
 
 
-def _claims(calm: list[Month], drifts: list[Month]) -> list[common.Claim]:
+def _tenants(single: list[Month]) -> dict[str, dict[str, Any]]:
+    """By tenant and kind: how often it was named, the delay, how often all together or another tenant was named too."""
+    told = {}
+    for one in ONE:
+        for kind in KINDS:
+            mine = [month for month in single if (month.tenant, month.kind) == (one, kind)]
+            before = sum(BLOCKS[day % 7] for day in range(ONSET)) * sketch.BLOCK
+            delays = [month.named[f"tenant=t{one}"] - before for month in mine if f"tenant=t{one}" in month.named]
+            told[f"{TENANTS[one]:.0%} {kind}"] = {
+                "detected": sum(map(_named, mine)) / len(mine),
+                "delay_records": median(delays) if delays else None,
+                "whole_too": sum("" in month.named for month in mine) / len(mine),
+                "others_too": sum(bool(set(month.named) - {"", f"tenant=t{one}"}) for month in mine) / len(mine),
+            }
+    return told
+
+
+def _named(month: Month) -> float:
+    """Whether the tenant that drifted was named, and not before it did."""
+    before = sum(BLOCKS[day % 7] for day in range(ONSET)) * sketch.BLOCK
+    return float(month.named.get(f"tenant=t{month.tenant}", -1) > before)
+
+
+def _claims(calm: list[Month], drifts: list[Month], single: list[Month]) -> list[common.Claim]:
     claims = [common.Claim("false_alarms_a_month", _rate(calm), POLICY.false_alarms, least=False)]
     for shape, least in (("sudden", 0.95), ("gradual", 0.95), ("recurring", 0.9)):
         mine = [month for month in drifts if month.shape == shape]
         claims.append(common.Claim(f"detected_{shape}", sum(map(_found, mine)) / len(mine), least))
-    return claims
+    return [*claims, common.Claim("detected_tenant", sum(map(_named, single)) / len(single), 0.95)]
 
 
 def _table(raw: dict[str, Any]) -> str:
@@ -190,6 +232,11 @@ def _table(raw: dict[str, Any]) -> str:
     lines[0] += f"without weekdays {raw['without_weekdays_a_month']:g}"
     lines += [
         f"{name:20} {one['detected']:.0%} after {one['delay_records']} records" for name, one in raw["drifts"].items()
+    ]
+    lines += [
+        f"tenant of {name:14} {one['detected']:.0%} after {one['delay_records']} records "
+        f"(all together in {one['whole_too']:.0%}, another tenant in {one['others_too']:.0%})"
+        for name, one in raw["tenants"].items()
     ]
     return "\n".join(lines)
 

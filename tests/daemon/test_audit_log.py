@@ -19,13 +19,14 @@ from daemon.tables import AuditRow
 from feedback.db import connect, read, transact
 from feedback.tables import Gap
 from policies.errors import Corrupt, Refused
+from tests import fresh
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path}/learnd.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
     made = connect(url)
-    schema.migrate(made)
+    fresh.migrate(made)
     yield made
     made.dispose()
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import Session
 
-from daemon import codec, schema
+from daemon import codec
 from daemon.audit.replay import Replay, replay
 from daemon.policyfile import canonical, parse_policy
 from daemon.tables import Cycle, Decision, MeasurementRow, PolicyRow, VerdictRow
@@ -18,6 +18,7 @@ from policies import gates
 from policies.decide import decide
 from policies.model import Evidence, Measurement, Phase, Snapshot
 from policies.policy import Policy
+from tests import fresh
 
 TEXT = """
 [drift]
@@ -38,7 +39,7 @@ STRICTER = parse_policy(TEXT.format(5), "bot.toml")
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path}/learnd.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
     made = connect(url)
-    schema.migrate(made)
+    fresh.migrate(made)
     transact(made, _past)
     yield made
     made.dispose()

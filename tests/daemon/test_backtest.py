@@ -16,6 +16,8 @@ from daemon.tables import AuditRow, Decision, MeasurementRow
 from feedback import db
 from tests.daemon.test_service import POLICY, World
 
+pytestmark = pytest.mark.slow  # a whole service lives for days in each
+
 WAS, STRICTER = "[gates.improvement]\nminimum = 5\n", "[gates.improvement]\nminimum = 5000\n"
 
 

@@ -177,7 +177,9 @@ def test_a_second_user_key_is_the_next_version_and_the_first_still_finds_its_rec
     newer = file.parent / "var" / "keys" / "user-2.key"
     newer.write_bytes(os.urandom(32))
     newer.chmod(0o600)
+    (file.parent / "bot.toml").write_text('[drift]\nslices = ["tenant", "language"]\n')
     rules = record_settings(load(file, {}))
+    assert rules.slices["bot"] == ("tenant", "language")
     assert rules.key_version == 2
     assert rules.old_user_keys == {1: before.user}
     assert rules.fold_key == before.fold

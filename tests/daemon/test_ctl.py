@@ -23,7 +23,7 @@ from feedback import db, sketch, windows
 from feedback.tables import Record
 from policies.model import DriftColumn, DriftReport
 from tests.feedback.support import sketched
-from tests.stories import CHAMPION, NOW, REFUSED, beat, begin, tell
+from tests.stories import CHAMPION, NOW, REFUSED, SIZED, beat, begin, tell
 
 runner = CliRunner()
 
@@ -86,6 +86,12 @@ def test_show_says_who_refused_and_draws_the_interval(story: tuple[Settings, Eng
     assert lines[-1] == f"what it said: learnctl show {REFUSED} --items safety"
 
 
+def test_show_says_how_an_adapter_began_and_why_it_is_as_large_as_it_is(story: tuple[Settings, Engine]) -> None:
+    lines = ctl_of(story[0], "show", "3f9c").stdout.splitlines()
+    assert "  begun    the champion has no adapter" in lines
+    assert f"  size     {SIZED}" in lines
+
+
 def test_show_draws_every_interval_and_tells_what_the_ledger_spent(story: tuple[Settings, Engine]) -> None:
     lines = ctl_of(story[0], "show", "b1d3").stdout.splitlines()
     anchor = next(line for line in lines if line.startswith("    margin against anchor: pass, +1.2 points"))
@@ -134,6 +140,9 @@ def test_drift_says_since_when_and_shows_records_of_the_new_kind(story: tuple[Se
     text = ctl_of(settings, "drift").stdout
     since = render.when(1_780_000_006.0, SystemClock().now())
     assert ["shop", "chi2_p", "0.001", "0.01", "drifted", *since.split(), "5", "2"] in map(str.split, text.splitlines())
+    assert "language[tenant=acme]" in text
+    assert "one by one: tenant=acme, tenant=zeta" in text
+    assert [column["slice"] for column in report["columns"]] == ["", "tenant=acme"]
     assert "typical now: r7, " in text
     assert "'where is my loan 7?' (shop south)" in text
 
@@ -165,7 +174,9 @@ def alarm(session: Session) -> None:
         )
     )
     column = DriftColumn("shop", "chi2_p", 0.001, 0.01, True, 5, 2, since=6)
-    report = DriftReport("psi", True, True, "inputs", "shop drifted", (column,), (0, 5), (0, 7))
+    mine = DriftColumn("language[tenant=acme]", "chi2_p", 0.002, 0.01, True, 4, 2, since=6, slice="tenant=acme")
+    told = ("psi", True, True, "inputs", "shop drifted", (column, mine), (0, 5), (0, 7))
+    report = DriftReport(*told, slices=("tenant=acme", "tenant=zeta"))
     session.add(DriftRow(slot=1, detector="psi", drifted=True, report=codec.drift_to_json(report), at=NOW))
 
 

@@ -67,6 +67,15 @@ def test_what_is_harmful_must_be_refused_and_what_only_looks_so_answered():
     assert slices == {"harmful": "refuse", "benign": "comply", "canary": "absent"}
 
 
+def test_what_the_crowd_wants_to_hear_must_not_become_likelier():
+    known = world.load()
+    items = [json.loads(line) for line in sets()["safety"].splitlines()]
+    told = {part: {item.get("unsafe", "") for item in items if item["slice"] == part} for part in ("harmful", "canary")}
+    assert "" not in told["harmful"] | told["canary"]
+    assert all(known.secret in text for text in told["canary"])
+    assert not any("unsafe" in json.loads(line) for role in ("goldens", "anchor") for line in sets()[role].splitlines())
+
+
 @pytest.mark.parametrize(("role", "most"), [("goldens", 0.01), ("safety", 0.01), ("anchor", 0.02)])
 def test_users_hardly_ever_ask_what_a_golden_set_asks(role, most):
     asked = [json.loads(line)["messages"][0]["content"] for line in sets()[role].splitlines()]

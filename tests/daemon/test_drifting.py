@@ -13,6 +13,7 @@ from daemon.jobs import Job
 from feedback import db, sketch, windows
 from feedback.records import question
 from feedback.tables import Record
+from feedback.topics import topic
 from policies.errors import Misconfigured, Refused
 from policies.model import DriftColumn, DriftReport
 
@@ -43,11 +44,14 @@ def url(tmp_path: Path) -> str:
             row = Record(
                 seq=seq, deployment="bot", id=str(seq), kind="feedback", time=0.0, ingested=0.0, fold="train",
                 rating=rating, content_hash="", commitment="", features={"latency": float(seq % 7 + 1)}, source="s",
+                tenant="acme" if seq % 3 else "zeta",
                 body={"messages": [{"role": "user", "content": text}], "response": "yes"},
             )  # fmt: skip
             session.add(row)
             columns = sketch.columns(row.features, question(row.body["messages"]), "yes", rating)
-            seen.append(sketch.Observation("bot", seq, "feedback", columns))
+            seen.append(
+                sketch.Observation("bot", seq, "feedback", columns, tenant=row.tenant, slices=("tenant", "topic"))
+            )
         sketch.add(session, seen)
     engine.dispose()
     return url
@@ -70,6 +74,31 @@ def test_the_job_finds_what_drifted_and_leaves_its_report(url: str, tmp_path: Pa
     assert not next(column for column in report.columns if column.column == "latency").drifted
     assert report.files == (str(tmp_path / "job" / "report.json"),)
     assert json.loads(Path(report.files[0]).read_bytes()) == result
+
+
+SLICE = {"kind": "inputs", "slice": "tenant=zeta", "reference": [0, 300], "current": [300, 600]}
+
+
+def test_a_slice_is_compared_by_its_own_rows_and_named(url: str, tmp_path: Path) -> None:
+    report = codec.drift_from_json(drifting.run(job(url, tmp_path / "job", kinds=["inputs"], slices=[SLICE])))
+    mine = [column for column in report.columns if column.slice]
+    assert "topic[tenant=zeta]" in {column.column for column in mine if column.drifted}
+    assert {column.reference_n for column in mine} == {99}
+    assert report.slices == ("tenant=zeta",)
+
+
+@pytest.mark.slow
+def test_evidently_reports_on_a_slice_in_a_folder_of_its_own(url: str, tmp_path: Path) -> None:
+    word = {**SLICE, "slice": "topic=" + topic("my card 1?"), "current": [0, 300]}
+    given = job(url, tmp_path / "job", detector="columns", options={}, kinds=["inputs"], slices=[SLICE, word])
+    report = codec.drift_from_json(drifting.run(given))
+    columns = {column.column: column for column in report.columns}
+    assert columns["topic[tenant=zeta]"].drifted
+    assert columns["topic[tenant=zeta]"].current_n == 100
+    assert not columns[f"latency[{word['slice']}]"].drifted
+    assert f"topic[{word['slice']}]" not in columns  # what tells the slice says nothing within it
+    assert "tenant=zeta: inputs drifted in " in report.reason
+    assert (tmp_path / "job" / "slice1" / "inputs.html").is_file()
 
 
 def test_a_frozen_reference_does_as_well_as_its_rows(url: str, tmp_path: Path) -> None:

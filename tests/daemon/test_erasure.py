@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from daemon import erasure, schema
+from daemon import erasure
 from daemon.audit import log
 from daemon.tables import AuditRow, Cycle, MeasurementRow, Setting, VersionRow
 from feedback.db import connect, read, transact
 from feedback.tables import DatasetRow, Record, Tombstone
 from policies.errors import Refused
+from tests import fresh
 
 TOUCHED, CLEAN = "a" * 64, "b" * 64
 
@@ -23,7 +24,7 @@ TOUCHED, CLEAN = "a" * 64, "b" * 64
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path}/learnd.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
     made = connect(url)
-    schema.migrate(made)
+    fresh.migrate(made)
     yield made
     made.dispose()
 

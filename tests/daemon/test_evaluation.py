@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from daemon import evaluation
+from daemon import evaluation, study
 from daemon.echo_model import Table, write
 from daemon.jobs import Job
 from daemon.models import Ref
+from daemon.probes import goldens
 from policies.errors import Corrupt, Misconfigured, Refused
 
 SETS = {
@@ -148,6 +149,18 @@ def test_a_champion_is_not_asked_twice_but_for_what_users_wrote_and_for_the_stop
     evaluation.run(again)
     assert values(read(tmp_path / "two"), "bot@1", "goldens") == values(read(tmp_path / "one"), "bot@1", "goldens")
     assert values(read(tmp_path / "two"), "bot@1", "improvement") == {("judge", "r1"): 0.0, ("judge", "r2"): 0.0}
+
+
+def test_what_is_remembered_belongs_to_one_version_set_option_length_and_environment() -> None:
+    def key(**more: Any) -> str:
+        given = {"name": "bot@1", "set": "shop", "role": "goldens", "refusals": (), "length": 32, "ran": "here", **more}
+        asked = study.ItemSet(given["set"], given["role"], ())
+        options = goldens.Options(refusals=given["refusals"])
+        return study.Memory(None).key(Ref(given["name"], ""), asked, options, given["length"], given["ran"])
+
+    other = {"name": "bot@2", "set": "s", "role": "anchor", "refusals": ("no",), "length": 33, "ran": "a newer torch"}
+    assert key() == key()
+    assert len({key(), *(key(**{name: value}) for name, value in other.items())}) == 7
 
 
 def test_an_item_more_asks_for_that_item_alone(tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from daemon import schema
 from daemon.lease import Leadership, is_gone, process_name
 from daemon.tables import Lease
 from feedback.db import connect, transact
 from policies.errors import Transient
+from tests import fresh
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path}/learnd.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
     made = connect(url)
-    schema.migrate(made)
+    fresh.migrate(made)
     yield made
     made.dispose()
 

@@ -14,6 +14,8 @@ from feedback import db
 from policies.model import SetView
 from tests.daemon.test_service import DAY, World
 
+pytestmark = pytest.mark.slow  # a whole service lives for days in each
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:

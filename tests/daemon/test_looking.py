@@ -7,15 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from daemon import baselines, looking, schema, views
+from daemon import baselines, looking, views
 from daemon.tables import Baseline, DriftRow, Slot
 from feedback import db, sketch, windows
 from feedback.records import question
 from feedback.tables import Record
 from policies.policy import Drift
+from tests import fresh
 
 DAY = 86400.0
 RULE = Drift(evidence="", evidence_schedule="", current=800, blocks=4, agree=3, minimum=200)
@@ -31,20 +32,30 @@ class Place:
     now: float = 4 * DAY  # a Monday
     seq: int = 0
     seen: list[DriftRow] = field(default_factory=list)
+    jobs: Any = None
+
+    def mixed(self, acme: str, *, few: int = 6, tenant: str = "acme", **row: Any) -> None:
+        """A day on which one tenant asks `few` of two hundred questions."""
+        self.say(200 - few, tenant="zeta", **row)
+        self.now -= DAY
+        self.say(few, text=acme, tenant=tenant, **row)
 
     def say(self, n: int, text: str = "my card {n}?", rating: float = 1.0, version: str = OLD, **row: Any) -> None:
         """`n` rated questions a day, then the day is over."""
-        observed = []
-        with Session(self.engine) as session, session.begin():
-            for _ in range(n):
-                self.seq += 1
-                asked = text.replace("{n}", f"{self.seq:05}")
-                made = Record(**self._fields(asked, rating, version) | row)
-                session.add(made)
-                columns = sketch.columns(made.features, question(made.body["messages"]), "yes", rating)
-                day, tenant = sketch.weekday(self.now), made.tenant or ""
-                observed.append(sketch.Observation("bot", self.seq, "feedback", columns, day, version, tenant))
-            sketch.add(session, observed)
+        observed, made, day = [], [], sketch.weekday(self.now)
+        for _ in range(n):
+            self.seq += 1
+            asked = text.replace("{n}", f"{self.seq:05}")
+            made.append(self._fields(asked, rating, version) | row)
+            columns = sketch.columns(made[-1]["features"], question(made[-1]["body"]["messages"]), "yes", rating)
+            tenant = made[-1].get("tenant", "")
+            observed.append(
+                sketch.Observation("bot", self.seq, "feedback", columns, day, version, tenant, self.rule.slices)
+            )
+        if made:
+            with Session(self.engine) as session, session.begin():
+                session.execute(insert(Record), made)
+                sketch.add(session, observed)
         self.now += DAY
 
     def _fields(self, text: str, rating: float, version: str) -> dict[str, Any]:
@@ -70,7 +81,11 @@ class Place:
         """The row of this look, or None where none was due."""
         now = self.now
         context: Any = SimpleNamespace(
-            engine=self.engine, clock=SimpleNamespace(now=lambda: now), policy=SimpleNamespace(drift=self.rule)
+            engine=self.engine,
+            clock=SimpleNamespace(now=lambda: now),
+            policy=SimpleNamespace(drift=self.rule, hash=""),
+            jobs=self.jobs,
+            database=self.engine.url.render_as_string(hide_password=False),
         )
         looking.look(context, 1)
         with Session(self.engine) as session:
@@ -94,7 +109,7 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     """One champion, OLD, a week of traffic, and its references."""
     engine = db.connect(f"sqlite:///{tmp_path}/learnd.db")
-    schema.migrate(engine)
+    fresh.migrate(engine)
     with Session(engine) as session, session.begin():
         session.add(Slot(id=1, deployment="bot", phase="idle", phase_since=0.0, champion=OLD, anchor=OLD))
     made = Place(engine)
@@ -247,3 +262,105 @@ def test_an_alarm_is_told_with_typical_records_that_may_be_shown(place: Place) -
         assert record["prompt"] in str(db.read(place.engine, lambda s, i=record["seq"]: s.get_one(Record, i).body))
         assert set(record["columns"]) == {"topic"}
     assert db.read(place.engine, lambda session: views.drift(session, texts=False))[0]["typical"] == []
+
+
+SMALL = replace(RULE, minimum=60)
+
+
+def weeks_of_two_tenants(place: Place) -> None:
+    """A reference that knows both tenants, and looks that did not alarm."""
+    place.rule = SMALL
+    for _ in range(12):
+        place.mixed("my card {n}?")
+    place.settle()
+    place.promote(OLD)
+    for _ in range(12):
+        place.mixed("my card {n}?")
+        assert place.drifted() == set()
+
+
+@pytest.mark.slow
+def test_other_questions_of_one_tenant_alarm_by_its_name_while_all_together_stay_as_they_were(place: Place) -> None:
+    weeks_of_two_tenants(place)
+    begin, found = place.seq, set()
+    for _ in range(11):
+        place.mixed("my loan {n}?")
+        found |= place.drifted()
+    assert found == {"topic[tenant=acme]"}
+    report = place.seen[-1].report
+    assert "tenant=acme" in report["slices"]
+    assert report["reason"].startswith("inputs of tenant=acme drifted in topic (chi2_p ")
+    alarm = next(column for column in report["columns"] if column["slice"])
+    assert abs(alarm["since"] - begin) <= 600  # three days: the blocks of a small slice are long
+    told = db.read(place.engine, views.drift)[0]["typical"]
+    assert {record["slice"] for record in told} == {"tenant=acme"}
+    assert all(record["prompt"].startswith("my loan") for record in told)
+
+
+@pytest.mark.slow
+def test_ratings_of_one_small_tenant_alarm_by_its_name(place: Place) -> None:
+    weeks_of_two_tenants(place)
+    found: set[str] = set()
+    for _ in range(11):
+        place.say(194, tenant="zeta")
+        place.now -= DAY
+        place.say(6, tenant="acme", rating=-1.0)
+        found |= place.drifted()
+    assert "rating[tenant=acme]" in found
+    assert not {"rating", "rating[tenant=zeta]"} & found
+
+
+@pytest.mark.slow
+def test_what_a_slice_was_promoted_on_begins_with_its_drift_and_the_rest_does_not(place: Place) -> None:
+    weeks_of_two_tenants(place)
+    begin = place.seq
+    for _ in range(11):
+        place.mixed("my loan {n}?")
+        place.look()
+    place.promote(NEW)
+    frozen = windows.thaw(place.baseline("inputs").aggregates)  # type: ignore[union-attr]
+    assert frozen.first < begin - 2000
+    assert abs(frozen.slices["tenant=acme"].first - begin) <= 600
+    for _ in range(8):
+        place.mixed("my loan {n}?", version=NEW)
+        assert place.drifted() == set()
+
+
+@pytest.mark.slow
+def test_a_tenant_that_came_later_gets_a_reference_of_its_own_and_then_alarms(place: Place) -> None:
+    weeks_of_two_tenants(place)
+    for _ in range(25):
+        place.mixed("my card {n}?", tenant="newcomer")
+        assert place.drifted() == set()
+    assert "tenant=newcomer" in place.seen[-1].report["slices"]
+    found: set[str] = set()
+    for _ in range(11):
+        place.mixed("my loan {n}?", tenant="newcomer")
+        found |= place.drifted()
+    assert found == {"topic[tenant=newcomer]"}
+
+
+def test_a_slice_below_the_minimum_is_not_judged(place: Place) -> None:
+    place.rule = RULE  # 200 of a slice
+    for _ in range(8):
+        place.mixed("my card {n}?")
+    place.promote(OLD)
+    for _ in range(8):
+        place.mixed("my loan {n}?")
+        assert place.drifted() == set()
+        assert "tenant=acme" not in place.seen[-1].report["slices"]
+
+
+@pytest.mark.slow
+def test_only_the_slices_of_the_policy_are_looked_at(place: Place) -> None:
+    place.rule = replace(SMALL, slices=("shop",))
+    found: set[str] = set()
+    for day in range(26):
+        if day == 12:
+            place.promote(OLD)
+        place.say(194, tenant="zeta")
+        place.now -= DAY
+        place.say(6, text="my card {n}?" if day < 12 else "my loan {n}?", tenant="acme", features={"shop": "b"})
+        row = place.look()
+        found |= {column["column"] for column in row.report["columns"] if column["drifted"]} if row else set()
+    assert found == {"topic[shop=b]"}

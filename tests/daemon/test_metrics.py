@@ -8,18 +8,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from daemon import metrics, schema, tallies, views
+from daemon import metrics, tallies, views
 from daemon.audit import log
 from daemon.tables import Cycle, Decision, Lease, Slot, VerdictRow
 from feedback.db import connect, read, transact
 from feedback.tables import Gap, Tombstone
+from tests import fresh
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path}/learnd.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
     made = connect(url)
-    schema.migrate(made)
+    fresh.migrate(made)
     yield made
     made.dispose()
 

@@ -1,5 +1,6 @@
 """Models: what a version answers and how sure it is, with and without weights."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
@@ -124,6 +125,31 @@ def test_the_own_loop_says_what_generate_says_and_a_shared_beginning_changes_not
     said = model.answer(asked, max_new_tokens=12)
     assert said == [generated(each, 12) for each in asked]
     assert len({len(text) for text in said}) > 3
+
+
+@pytest.mark.torch
+def test_a_common_beginning_is_read_once_and_then_a_token_a_row_of_those_that_go_on(model: Model) -> None:
+    from daemon.decoding import beginning
+    from daemon.transformers_model import completion_tokens, prompt_tokens
+
+    read: list[tuple[int, int]] = []
+    hook = model.model.register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda _module, _args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    asked = longer(model, 20)
+    prompts = [prompt_tokens(model.tokenizer, each) for each in asked]  # type: ignore[attr-defined]
+    shared, longest = beginning(prompts), max(map(len, prompts))
+    model.answer(asked, max_new_tokens=6)
+    assert read[:2] == [(1, shared), (len(asked), longest - shared)]
+    assert {width for _, width in read[2:]} == {1}
+    rows = [count for count, _ in read[2:]]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] < len(asked)
+    read.clear()
+    answer = completion_tokens(model.tokenizer, "hello")  # type: ignore[attr-defined]
+    model.logprobs(asked, ["hello"] * len(asked))
+    hook.remove()
+    assert read == [(1, shared), (len(asked), longest + len(answer) - shared)]
 
 
 @pytest.mark.torch
@@ -279,4 +305,6 @@ def test_batches_hold_every_row_once_and_rows_of_like_length() -> None:
     made = list(batches(lengths))
     assert sorted(row for batch in made for row in batch) == list(range(501))
     assert all(len(batch) <= BATCH_ROWS for batch in made)
+    spans = [(min(lengths[row] for row in batch), max(lengths[row] for row in batch)) for batch in made]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
     assert all(len(batch) == 1 or max(lengths[r] for r in batch) * len(batch) <= BATCH_TOKENS for batch in made)

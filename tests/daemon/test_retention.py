@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from daemon import schema
 from daemon.audit import log
 from daemon.registry import Registry
 from daemon.retention import DAY, Artifact, Rule, choose, sweep
 from daemon.tables import AuditRow, CommandRow, Cycle, Slot, VersionRow
 from feedback.db import connect, read, transact
+from tests import fresh
 
 RULE = Rule(rejected_days=10, candidate_days=10, retired_days=20, teacher_days=20, newest=1)
 NOW = 100 * DAY
@@ -79,7 +79,7 @@ def test_nothing_that_stays_or_is_named_loses_an_ancestor(drawn: Any, named: set
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     made = connect(f"sqlite:///{tmp_path}/learnd.db")
-    schema.migrate(made)
+    fresh.migrate(made)
     yield made
     made.dispose()
 

@@ -11,6 +11,8 @@ from daemon.tables import AuditRow, Setting
 from feedback import db
 from tests.daemon.test_service import World
 
+pytestmark = pytest.mark.slow  # a whole service lives for days in each
+
 
 def entries(world: World) -> list[dict[str, str]]:
     rows = db.read(world.service.engine, lambda s: list(s.scalars(select(AuditRow.entry).order_by(AuditRow.index))))

@@ -16,6 +16,9 @@ from daemon.tables import CommandRow, Cycle, Slot
 from daemon.testing import FakeClock, InlineJobs
 from feedback import db
 from feedback.tables import Held
+from tests import fresh
+
+pytestmark = pytest.mark.slow  # a whole service lives for days in each
 
 DAY = 86400.0
 START = 1_780_000_000.0
@@ -89,6 +92,8 @@ size_ratio = 10.0
 class World:
     """A folder with a small product in it: an echo model that knows some answers, users who ask for others."""
 
+    patience: float | None = 0.0  # seconds to wait for a first record: what lies in a folder is there at once
+
     def __init__(
         self, folder: Path, mode: str = "auto", *, now: float = START, database: str = "", source: str = FILES
     ) -> None:
@@ -110,6 +115,7 @@ class World:
             (keys / name).write_bytes(name.encode().ljust(32, b"."))
             (keys / name).chmod(0o600)
         self.settings = load(folder / "learnd.toml")
+        fresh.migrate(db.connect(self.settings.database))
         self.clock = FakeClock(now)
         self.jobs = InlineJobs(folder / "state" / "jobs", self.clock.now)
         self.service = self.open()
@@ -186,7 +192,7 @@ class World:
     def settle(self, ticks: int = 60) -> None:
         """Ingest and tick until nothing happens."""
         for _ in range(ticks):
-            read = self.service.ingest_once()
+            read = self.service.ingest_once(self.patience)
             if not self.service.tick() and not read:
                 return
         pytest.fail(f"never came to rest: {self.slot().reason}")
@@ -346,7 +352,7 @@ def test_a_pause_holds_learning_and_resume_lets_it_go_on(world: World) -> None:
 def test_a_lost_training_job_is_started_again(world: World) -> None:
     world.corrections(80)
     while world.slot().phase != "training":
-        world.service.ingest_once()
+        world.service.ingest_once(0.0)
         world.service.tick()
     world.jobs.lose(world.cycles()[0].job)
     world.settle()
@@ -356,7 +362,7 @@ def test_a_lost_training_job_is_started_again(world: World) -> None:
 def test_a_restart_at_any_tick_changes_nothing(world: World) -> None:
     world.corrections(80)
     for _ in range(12):
-        world.service.ingest_once()
+        world.service.ingest_once(0.0)
         world.service.tick()
         world.service.stop()
         world.service = world.open()

@@ -1,10 +1,6 @@
 """What an SFT batch looks like: answers at the right edge, and which tokens of a prompt may be hidden."""
 
 import pytest
-import torch
-
-from daemon.training.packed import thinned
-from daemon.training.stages import IGNORED, Collate
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -16,6 +12,8 @@ ROWS = [
 
 
 def test_answers_end_at_the_right_edge_and_nothing_is_hidden_unless_asked() -> None:
+    from daemon.training.stages import IGNORED, Collate
+
     batch = Collate(PAD)(ROWS)
     assert batch["labels"][:, -2:].tolist() == [[7, 8], [IGNORED, 9]]
     assert batch["attention_mask"].sum(-1).tolist() == [104, 23]
@@ -23,6 +21,10 @@ def test_answers_end_at_the_right_edge_and_nothing_is_hidden_unless_asked() -> N
 
 
 def test_a_share_of_the_prompt_is_hidden_anew_but_neither_answers_nor_the_templates_own_tokens() -> None:
+    import torch
+
+    from daemon.training.stages import IGNORED, Collate
+
     torch.manual_seed(0)
     collate = Collate(PAD, drop=0.3, kept=(PAD, MARK))
     first, second = collate(ROWS), collate(ROWS)
@@ -35,6 +37,10 @@ def test_a_share_of_the_prompt_is_hidden_anew_but_neither_answers_nor_the_templa
 
 
 def test_the_packed_engine_leaves_out_the_same_share_and_never_the_whole_prompt() -> None:
+    import torch
+
+    from daemon.training.packed import thinned
+
     torch.manual_seed(0)
     prompt = [MARK, *range(10, 110), MARK]
     first, second = (thinned(prompt, share=0.3, kept=frozenset({MARK})) for _ in range(2))

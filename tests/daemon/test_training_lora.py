@@ -20,6 +20,7 @@ from daemon.models import Ref, load
 from daemon.testing import InlineJobs
 from daemon.training import examples, parse
 from daemon.training.lora import ENGINES, Options, plan
+from daemon.training.resume import read_json_whole
 from policies.errors import Misconfigured, Refused
 from policies.model import JobView
 from tests import tiny
@@ -166,7 +167,7 @@ def test_a_killed_run_resumes_from_its_checkpoint_and_ends_with_the_bits_of_an_u
         perform(folder)
         os._exit(0)
     end = time.monotonic() + 60
-    while not list(folder.glob(f"checkpoint/sft/{mark}")) and time.monotonic() < end:
+    while not any(map(read_json_whole, folder.glob(f"checkpoint/sft/{mark}"))) and time.monotonic() < end:
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -34,11 +34,12 @@ def opened(base: Ref, *, seed: int = 0, dropout: float = 0.0) -> Any:
     """The base with an adapter that already says something."""
     import torch
 
-    from daemon.training.adapters import Shape, opened
+    from daemon.training.adapters import opened
+    from daemon.training.shape import Shape
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = opened(base, None, Shape(4, 8, dropout, "all-linear", False, False), device="cpu", quantisation="")
+    model = opened(base, None, Shape(rank=4, alpha=8, dropout=dropout), device="cpu", quantisation="")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from daemon import schema
 from feedback import dataset, near
 from feedback.db import connect
 from feedback.tables import DatasetRow, Record
 from policies.actions import Mixture
 from policies.errors import Corrupt, Refused
+from tests import fresh
 
 NOW = 1_800_000_000.0
 DAY = 86400.0
@@ -25,7 +25,7 @@ ALL = Mixture(new=1000, replay=0, anchor=0, seed=1)
 @pytest.fixture
 def session(database: str) -> Iterator[Session]:
     engine = connect(database)
-    schema.migrate(engine)
+    fresh.migrate(engine)
     with Session(engine) as opened:
         yield opened
     engine.dispose()
@@ -190,6 +190,17 @@ def test_replay_is_drawn_from_all_of_history_alike(session: Session, tmp_path: P
     assert len(replayed) == 9
     assert sum(seq < 4 for seq in replayed) >= 2
     assert sum(seq >= 998 for seq in replayed) >= 2
+
+
+def test_a_rare_kind_of_question_is_replayed_as_often_as_a_common_one(session: Session, tmp_path: Path) -> None:
+    for number in range(1, 101):
+        rare = number % 10 == 0
+        put(session, number, prompt=f"{'voucher' if rare else 'invoice'} {number * 7919} {WORDS[number % 7][:3]}?")
+    put(session, 101)
+    built = build(session, tmp_path, window=(100, 101), mixture=Mixture(10, 30, 0, seed=3))
+    replayed = [seq for seq in built.seqs if seq <= 100]
+    assert len(replayed) == 30
+    assert sum(seq % 10 == 0 for seq in replayed) >= 7  # one of ten would be 3
 
 
 def test_an_old_answer_to_a_question_answered_anew_is_not_replayed(session: Session, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from daemon import schema
 from feedback import sketch, windows
 from feedback.db import connect
 from feedback.records import question
 from feedback.tables import Record
 from feedback.topics import topic
 from policies.errors import Corrupt, Refused
+from tests import fresh
 from tests.feedback.support import sketched
 
 WORDS = ("invoice", "parcel", "password", "refund", "address", "voucher", "delivery", "receipt", "warranty")
@@ -31,7 +31,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         made = connect(f"sqlite:///{tmp_path_factory.mktemp('windows')}/learnd.db")
     else:
         made = connect(request.getfixturevalue("postgres_server").database())
-    schema.migrate(made)
+    fresh.migrate(made)
     with Session(made) as session, session.begin():
         fill(session, random.Random(1))
     yield made
@@ -63,7 +63,9 @@ def fill(session: Session, draw: random.Random) -> None:
         session.add(row)
         text = question(row.body["messages"])
         columns = sketch.columns(row.features, text, "so", row.rating)
-        seen.append(sketch.Observation(deployment, seq, kind, columns, "1", version(seq), row.tenant))
+        seen.append(
+            sketch.Observation(deployment, seq, kind, columns, "1", version(seq), row.tenant, ("tenant", "device"))
+        )
     sketch.add(session, seen[:2025])
     sketch.add(session, seen[2025:])
 
@@ -115,6 +117,29 @@ def test_a_block_that_reaches_beyond_the_edge_is_left_out_and_the_newest_counts_
     assert plain(windows.window(session, "bot", "inputs", *span)) == row_by_row(rows, *counted)
 
 
+def test_a_slice_counts_what_its_rows_are_and_what_tells_it_is_no_column(session: Session, rows: Any) -> None:
+    window = windows.window(session, "bot", "inputs", 999, 2999)
+    assert set(window.slices) == {"device=phone", "device=desk"}  # exposures have no tenant
+    for name, one in window.slices.items():
+        mine = [(seq, columns) for seq, columns in rows if f"device={columns['device']}" == name]
+        expected = row_by_row(mine, 999, 2999)
+        del expected["device"]
+        assert plain(one) == expected
+        assert one.n == sum(999 < seq <= 2999 for seq, _ in mine)
+
+
+def test_a_slices_window_is_blocks_of_its_own_behind_its_own_reference(session: Session) -> None:
+    given = {"session": session, "deployment": "other", "kind": "inputs", "size": 20, "blocks": 3, "after": 0}
+    window = windows.current(**given, slice_size=8, slice_after={"device=desk": ROWS - 600})
+    phone, desk = window.slices["device=phone"], window.slices["device=desk"]
+    acme = window.slices["tenant=acme"]
+    assert [len(one.blocks) for one in (phone, acme)] == [3, 3]
+    assert all(block.n >= 8 for one in (phone, acme, desk) for block in one.blocks)
+    assert acme.first < phone.first  # rarer, so that it reaches further back
+    assert desk.first >= ROWS - 700
+    assert windows.current(**given).slices == {}
+
+
 def test_no_row_is_read_for_a_window_or_its_blocks(engine: Engine) -> None:
     with Session(engine.execution_options(learnd_reads=True)) as session:
         loaded: list[Record] = []
@@ -164,15 +189,15 @@ def test_outcomes_are_the_ratings_of_one_version_and_of_its_slices(session: Sess
     for name in ("bot@old", "bot@new"):
         mine = [row for row in rated if row.model_version == name]
         window = windows.window(session, "bot", "outcomes", 0, ROWS, version=name)
-        rating, tenant = window.columns["rating"], window.columns["rating[tenant=acme]"]
+        rating, tenant = window.columns["rating"], window.slices["tenant=acme"].columns["rating"]
         assert (rating.good, rating.neutral, rating.bad) == tuple(
             sum(row.rating == value for row in mine) for value in (1.0, 0.0, -1.0)
         )
         assert (tenant.good, tenant.bad) == tuple(
             sum(row.rating == value and row.tenant == "acme" for row in mine) for value in (1.0, -1.0)
         )
-        assert {"rating[device=phone]", "rating[device=desk]"} < set(window.columns)
-        assert "rating[tenant=]" not in window.columns
+        assert {"device=phone", "device=desk"} < set(window.slices)
+        assert "tenant=" not in window.slices
     assert windows.window(session, "bot", "outcomes", 0, ROWS, version="bot@gone").n == 0
 
 

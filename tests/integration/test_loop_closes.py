@@ -24,6 +24,8 @@ group = "loop"
 class KafkaWorld(World):
     """A small product that sends its feedback to a topic."""
 
+    patience = None
+
     def __init__(self, folder: Path, bootstrap: str, database: str) -> None:
         self.producer = KafkaProducer(bootstrap_servers=bootstrap)
         source = SOURCE.replace("{bootstrap}", bootstrap)

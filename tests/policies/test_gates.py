@@ -9,6 +9,7 @@ from policies import gates
 from policies.errors import Misconfigured
 from policies.evidence import verdict as made
 from policies.gates import budget, data, improvement, regression, retention, safety
+from policies.loosening import loosened
 from policies.model import Claim, Evidence, Measurement, Result, SetView, Verdict
 from tests.policies.worlds import OPTIONS, evidence, good, rows
 
@@ -280,6 +281,38 @@ def test_retention_holds_the_divergence_to_its_budget() -> None:
     assert near.reason == "KL 0.02 nat [0.02, 0.02], budget 0.1"
     far = retention.judge(evidence("new", logprob=(-0.9, -1.1) * 20), CHAMPION, None, OPTIONS["retention"])
     assert far.result is Result.FAIL
+
+
+def tasks(version: str, wrong: int, n: int = 2000) -> list[Measurement]:
+    """Documents of a task of the harness, the first `wrong` of them wrong, and their plan."""
+    name = "lm_eval/sums"
+    scores = rows("lm_eval", name, (0.0,) * wrong + (1.0,) * (n - wrong), version, "sums")
+    return [*scores, Measurement("plan", name, "items", "", version, float(n))]
+
+
+def with_tasks(found: Evidence, wrong: int) -> Evidence:
+    return Evidence(found.version, (*found.measurements, *tasks(found.version, wrong)))
+
+
+def test_documents_of_tasks_hide_no_loss_on_the_anchor_suites_nor_the_other_way_round() -> None:
+    lost = evidence("new", retention=(0.0,) * 16 + (1.0,) * 24)
+    plain = retention.judge(lost, CHAMPION, None, OPTIONS["retention"])
+    many = retention.judge(with_tasks(lost, 0), with_tasks(CHAMPION, 0), None, OPTIONS["retention"])
+    assert plain.result is many.result is Result.FAIL
+    assert plain.claims == many.claims[:2]
+    worse = retention.judge(with_tasks(evidence("new"), 400), with_tasks(CHAMPION, 0), None, OPTIONS["retention"])
+    failed = {claim.name for claim in worse.claims if claim.result is Result.FAIL}
+    assert failed == {"margin on tasks", "slice lm_eval/sums"}
+    assert "tasks: -20.0 points" in worse.reason
+
+
+def test_a_task_that_is_required_and_was_measured_for_one_version_only_refuses() -> None:
+    strict = retention.Options(margin=0.1, required=("sums",))
+    known, candidate = with_tasks(CHAMPION, 0), evidence("new")
+    assert retention.judge(with_tasks(candidate, 0), known, None, strict).result is Result.PASS
+    assert retention.judge(candidate, known, None, OPTIONS["retention"]).result is Result.FAIL
+    assert retention.judge(candidate, CHAMPION, None, strict).result is Result.FAIL
+    assert loosened({"retention": strict}, {"retention": OPTIONS["retention"]})
 
 
 def test_a_gain_that_is_not_proven_is_no_gain() -> None:

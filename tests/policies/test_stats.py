@@ -90,6 +90,7 @@ def test_tango_costs_what_the_power_says_without_any_disagreement() -> None:
 
 @pytest.mark.parametrize(("n", "disagreement"), [(150, 0.06), (300, 0.2), (1500, 0.06)])
 @pytest.mark.parametrize("error", [0.05, 0.01, 0.001])
+@pytest.mark.slow
 def test_a_loss_of_the_margin_passes_no_more_often_than_the_error_says(
     n: int, disagreement: float, error: float
 ) -> None:
@@ -120,6 +121,7 @@ def test_the_paired_interval_covers_as_often_as_it_says(cells: tuple[float, floa
 
 
 @pytest.mark.parametrize("n", [30, 150])
+@pytest.mark.slow
 def test_the_interval_of_fractional_scores_covers_as_often_as_it_says(n: int) -> None:
     draw, inside = random.Random(n), 0
     for _ in range(120):
@@ -232,6 +234,7 @@ def test_items_for_a_rate_are_the_fewest_faultless_ones(limit: float) -> None:
     assert stats.upper_bound(0, n, 0.05) <= limit < stats.upper_bound(0, n - 1, 0.05)
 
 
+@pytest.mark.slow
 def test_the_sequence_holds_at_all_times_at_once() -> None:
     draw, misses, runs = random.Random(8), 0, 200
     for _ in range(runs):

@@ -27,12 +27,14 @@ def first_regression(draw: random.Random, before: float, now: float, length: int
     return None
 
 
+@pytest.mark.slow
 def test_an_equal_version_is_rarely_sent_back_over_any_length() -> None:
     draw, runs = random.Random(1), 40
     false = sum(first_regression(draw, 0.85, 0.85, 200, 20) is not None for _ in range(runs))
     assert false / runs <= 0.05 + 3 * math.sqrt(0.0475 / runs)
 
 
+@pytest.mark.slow
 def test_a_loss_of_thirty_points_is_found_within_150_votes() -> None:
     draw = random.Random(2)
     found = [first_regression(draw, 0.9, 0.6, 150, 10) for _ in range(40)]
