@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from daemon.context import Context
 from daemon.jobs import JOB, RESULT, read_json
-from daemon.jobs.usage import usage_in
+from daemon.jobs.usage import device_in, usage_in
 from daemon.tables import CostRow, Cycle, Slot, VerdictRow, VersionRow
 from policies import costs
 from policies.model import Experience, Usage
@@ -26,30 +26,31 @@ BROUGHT = frozenset({"settled", "unproven", "shadow", "expired"})  # how cycles 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What one job took."""
+    """What one job took, on which device, and whose counters told the energy ("" where nobody said)."""
 
     job: str
     kind: str
     usage: Usage
+    device: str = ""
+    counters: str = ""
 
 
 def taken(context: Context, key: str) -> Taken | None:
-    """What a job took by its folder, or, of one that runs and is about to be cancelled, how long it ran.
+    """What a job took by its folder, or, of one that runs and has yet to write there, how long it ran.
 
     None where that isn't known.
     """
-    folder = context.jobs.folder(key)
-    before, seen = usage_in(folder), context.jobs.find(key)
+    folder, seen = context.jobs.folder(key), context.jobs.find(key)
     usage, result = usage_in(folder), read_json(folder / RESULT) or {}
-    if seen.state == "running":
-        device = (read_json(folder / JOB) or {}).get("device")
-        ran = max(0.0, context.clock.now() - seen.started)
-        lost = Usage(ran, gpu_seconds=ran if device == "gpu" else None)
-        usage = costs.total([before, lost]) if before is not None else lost
+    device, counters = device_in(folder)
+    if usage is None and seen.state == "running":
+        ran, asked = max(0.0, context.clock.now() - seen.started), (read_json(folder / JOB) or {}).get("device", "")
+        usage, device = Usage(ran, gpu_seconds=ran if asked == "gpu" else None), str(asked)
     if usage is None:
         return None
     tokens = result.get("tokens")
-    return Taken(key, seen.kind, replace(usage, tokens=int(tokens)) if isinstance(tokens, int) else usage)
+    usage = replace(usage, tokens=int(tokens)) if isinstance(tokens, int) else usage
+    return Taken(key, seen.kind, usage, device, counters)
 
 
 def write(session: Session, context: Context, cycle: Cycle | None, version: str, spent: Taken | None) -> None:
@@ -65,6 +66,8 @@ def write(session: Session, context: Context, cycle: Cycle | None, version: str,
             version=version,
             method=cycle.method if cycle is not None else "",
             at=context.clock.now(),
+            device=spent.device,
+            counters=spent.counters,
             **_columns(spent.usage),
             money=costs.money(spent.usage, context.policy.costs),
             currency=context.policy.costs.currency,
@@ -78,16 +81,25 @@ def write(session: Session, context: Context, cycle: Cycle | None, version: str,
 
 
 def summed(rows: Iterable[CostRow]) -> dict[str, Any]:
-    """Rows added up: a usage's quantities (None where nobody could say), and `money` by currency."""
+    """Rows added up: a usage's quantities (None where nobody could say), `money` by currency, the `devices` that they
+    ran on, and the `counters` that their energy is by."""
     kept, money = list(rows), dict[str, float]()
     for row in kept:
         if row.money is not None:
             money[row.currency] = money.get(row.currency, 0.0) + row.money
-    return {**_columns(costs.total([_usage(row) for row in kept])), "money": money}
+    names = {"devices": {row.device for row in kept}, "counters": {row.counters for row in kept}}
+    return {
+        **_columns(costs.total([_usage(row) for row in kept])),
+        "money": money,
+        **{name: sorted(found - {""}) for name, found in names.items()},
+    }
 
 
 def experience(session: Session, slot: Slot) -> tuple[Experience, ...]:
-    """What the last judged attempts of each method took and brought, by method; of older ones nothing is known."""
+    """What the last judged attempts of each method took and brought, by method; of older ones nothing is known.
+
+    Brought: the improvement gate's estimate on the judge records, nought where the candidate was turned down.
+    """
     judged = session.execute(
         select(Cycle, VerdictRow.claims)
         .join(VerdictRow, VerdictRow.evaluation == Cycle.evaluation)

@@ -7,7 +7,6 @@ with everything else that ran meanwhile. Called by `daemon.jobs.usage`, in the c
 
 import ctypes
 import os
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,50 +14,38 @@ from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 EVERY = 60.0  # seconds: a 32-bit counter of 15 microjoules a step wraps after 65 kJ, ten minutes at 100 W
+RAPL, NVML = "RAPL", "NVML"
 
 
 class Packages:
-    """Joules of the processor packages since it was made. A counter starts again at its range, so it is looked at often."""
+    """Joules of the processor packages since it was made. Their counters start again at their range: look every minute."""
 
     def __init__(self, root: Path = POWERCAP) -> None:
         self._ranges: dict[Path, int] = {}
-        self._taken, self._lock, self._ended = 0, threading.Lock(), threading.Event()
+        self._taken = 0
         for zone in sorted(root.glob("intel-rapl:*")):  # AMD's packages have this name too
             with suppress(OSError, ValueError):
                 if (zone / "name").read_text("utf-8").startswith("package-"):  # cores and memory are parts of it
                     self._ranges[zone / "energy_uj"] = int((zone / "max_energy_range_uj").read_text("utf-8"))
         self._last = self._look()
-        if self._last:
-            threading.Thread(target=self._follow, daemon=True, name="energy").start()
 
     def joules(self) -> float | None:
-        """So far; None where no package can be read."""
-        if not self._last:
+        """So far; None where a package can't be read, or couldn't be meanwhile."""
+        now = self._look() if self._last else None
+        if not now or not self._last:
+            self._last = None
             return None
-        self._add()
+        steps = ((value - self._last[path], self._ranges[path]) for path, value in now.items())
+        self._taken += sum(step if step >= 0 else step + most for step, most in steps)
+        self._last = now
         return self._taken / 1e6
 
-    def close(self) -> None:
-        """Look no more."""
-        self._ended.set()
-
-    def _follow(self) -> None:
-        while not self._ended.wait(EVERY):
-            self._add()
-
-    def _add(self) -> None:
-        with self._lock:
-            for path, value in self._look().items():
-                step = value - self._last.get(path, value)
-                self._taken += step if step >= 0 else step + self._ranges[path]
-                self._last[path] = value
-
-    def _look(self) -> dict[Path, int]:
-        found = {}
-        for path in self._ranges:
-            with suppress(OSError, ValueError):
-                found[path] = int(path.read_text("utf-8"))
-        return found
+    def _look(self) -> dict[Path, int] | None:
+        """Microjoules of every package, None where one doesn't say."""
+        try:
+            return {path: int(path.read_text("utf-8")) for path in self._ranges}
+        except (OSError, ValueError):
+            return None
 
 
 class Cards:

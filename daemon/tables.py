@@ -195,7 +195,8 @@ class LedgerRow(Base):
 class CostRow(Base):
     """What a job took that came to an end, over all its attempts; None where nobody could measure it.
 
-    `cycle` is 0, `version` and `method` are "" for a drift report. `money` by the prices of its day.
+    `cycle` is 0, `version` and `method` are "" for a drift report. `money` by the prices of its day; `device` is what it
+    ran on, `counters` (RAPL, NVML) are whose joules these are.
     """
 
     __tablename__ = "costs"
@@ -214,6 +215,8 @@ class CostRow(Base):
     tokens: Mapped[int | None] = mapped_column(BigInt)
     money: Mapped[float | None]
     currency: Mapped[str]
+    device: Mapped[str]
+    counters: Mapped[str]
     __table_args__ = (
         UniqueConstraint("job"),
         Index("costs_deployment", "deployment", "at"),

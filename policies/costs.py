@@ -5,6 +5,7 @@ measured (`daemon.jobs.usage`) and to guess what nobody measured. Called by `pol
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from policies.model import Experience, Usage
 from policies.policy import Costs
@@ -12,7 +13,18 @@ from policies.words import count
 
 HOUR = 3600.0  # seconds
 KWH = 3.6e6  # joules
-NAMES = {"lora": "a LoRA update", "distill": "re-distillation"}
+NAMES = {"lora": "a LoRA update", "full": "full fine-tuning", "distill": "re-distillation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """`dear`: a method would cost more than it is expected to bring; `reason`: by which numbers, or why none are weighed.
+
+    Both are empty where the policy has no prices, or nothing that a gain is worth.
+    """
+
+    dear: bool = False
+    reason: str = ""
 
 
 def money(usage: Usage, prices: Costs) -> float | None:
@@ -46,26 +58,22 @@ def tried(method: str, experience: Sequence[Experience]) -> bool:
     return any(each.method == method and each.attempts > 0 for each in experience)
 
 
-def not_worth(method: str, experience: Sequence[Experience], prices: Costs) -> str:
-    """Why a method would cost more than it is expected to bring; "" where it wouldn't, or where that can't be said."""
-    found = _weighed(method, experience, prices)
-    if found is None:
-        return ""
-    past, cost = found
-    worth = 100 * past.gain * prices.worth
-    if not cost > worth:
-        return ""
-    return (
-        f"{NAMES.get(method, method)} would cost {cost:.2f} {prices.currency} for an expected gain of "
-        f"{100 * past.gain:.1f} points, worth {worth:.2f} (by its last {count(past.attempts, 'attempt')})"
-    )
-
-
-def _weighed(method: str, experience: Sequence[Experience], prices: Costs) -> tuple[Experience, float] | None:
-    """What is known of a method and what an attempt costs at today's prices; None where costs aren't weighed."""
+def weigh(method: str, experience: Sequence[Experience], prices: Costs) -> Weighing:
+    """Expected cost, at today's prices, against what the expected gain is worth; what isn't known is not weighed."""
+    if prices.worth <= 0 or max(prices.gpu_hour, prices.cpu_hour, prices.kwh) <= 0:
+        return Weighing()
     past = next((each for each in experience if each.method == method and each.attempts > 0), None)
-    cost = money(past.usage, prices) if past is not None else None
-    return (past, cost) if past is not None and cost is not None and prices.worth > 0 else None
+    if past is None:
+        return Weighing(reason="its cost is not weighed: no attempt of it was judged here yet")
+    cost, worth = money(past.usage, prices), 100 * past.gain * prices.worth
+    if cost is None:
+        return Weighing(reason="its cost is not weighed: nothing that has a price was measured")
+    told = (
+        f"{cost:.2f} {prices.currency} for an expected gain of {100 * past.gain:.1f} points, worth {worth:.2f} "
+        f"(by its last {count(past.attempts, 'attempt')})"
+    )
+    dear = cost > worth
+    return Weighing(dear, f"{NAMES.get(method, method)} would cost {told}" if dear else f"expected to cost {told}")
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -13,6 +13,7 @@ from policies.words import listed
 
 LARGE_SHARE = 0.5
 UPDATES = {"lora": "LoRA update", "full": "full fine-tuning"}
+CHEAPEST = "lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +34,21 @@ def choose(snapshot: Snapshot, policy: Policy, *, weigh: bool = True) -> Choice:
     the LoRA update, and where a re-distillation is needed but not to be had: it leaves no stack of adapters either.
 
     Cost and gain are those of earlier attempts (`policies.costs`); what is not known is not weighed, and the reason says
-    so. But nothing dearer than a LoRA update takes another's place only because nobody knows what it costs. `weigh` is
-    false for a person's command, which is also the way to new experience.
+    so. But nothing other than a LoRA update takes a place only because nobody knows what it costs. `weigh` is false for a
+    person's command, which is also the way to new experience.
     """
     against: list[str] = []
     for choice in _possible(snapshot, policy):
         if not weigh:
             return choice
-        why_not = costs.not_worth(choice.method, snapshot.experience, policy.costs)
-        if not why_not and against and choice.method == "distill":
-            known = costs.tried(choice.method, snapshot.experience)
-            why_not = "" if known else "what re-distillation would cost and bring is not known"
-        if not why_not:
-            return replace(choice, reason=f"{choice.reason}; {'; '.join(against)}") if against else choice
-        against.append(why_not)
+        weighing = costs.weigh(choice.method, snapshot.experience, policy.costs)
+        if weighing.dear:
+            against.append(weighing.reason)
+        elif against and choice.method != CHEAPEST and not costs.tried(choice.method, snapshot.experience):
+            against.append(f"what {costs.NAMES[choice.method]} would cost and bring is not known")
+        else:
+            said = [reason for reason in (choice.reason, weighing.reason, *against) if reason]
+            return replace(choice, reason="; ".join(said))
     if against:
         return Choice("nothing", "", f"{'; '.join(against)}; learnctl train starts it all the same")
     lacks = "the policy names no teacher" if "distill" in policy.method.allowed else "the policy allows no method"

@@ -346,7 +346,7 @@ class Snapshot:
     """One slot at one moment: all that `decide` may know, rebuilt from the database every tick.
 
     `counts` are of (past.window_end, head], `judge_total` of all time. `attempt.action` is an action's class name.
-    `experience`: of methods that were tried in this slot, looked up only where one may be chosen (idle).
+    `experience`: of methods that were tried in this slot, looked up only where one may be chosen by its cost.
     `rolling_back_to` names where an unfinished rollback is heading ("" while there is none); `ramp_since` is when the
     traffic got its present share.
     """

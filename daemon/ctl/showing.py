@@ -214,7 +214,8 @@ def _cost(cost: dict[str, Any] | None) -> str:
     units = (("cpu_seconds", HOUR, "CPU h"), ("gpu_seconds", HOUR, "GPU h"), ("joules", KWH, "kWh"))
     parts = [f"{render.amount(cost[name], unit)} {word}" for name, unit, word in units if cost[name]]
     parts += [words.count(cost["tokens"], "token")] if cost["tokens"] else []
-    return " · ".join([*parts, *([render.money(cost["money"])] if cost["money"] else [])])
+    parts += [render.money(cost["money"])] if cost["money"] else []
+    return " · ".join(parts) + (f"   on {words.listed(cost['devices'])}" if cost["devices"] else "")
 
 
 def _bounded(claim: dict[str, Any]) -> bool:

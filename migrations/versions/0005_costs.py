@@ -16,7 +16,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Create the table; jobs of before are not in it."""
-    texts = ("job", "kind", "deployment", "version", "method", "currency")
+    texts = ("job", "kind", "deployment", "version", "method", "currency", "device", "counters")
     op.create_table(
         "costs",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -1,6 +1,6 @@
 """What jobs took is measured once, kept once, told by month, and known when the next method is chosen."""
 
-import ctypes
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,17 +13,20 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from daemon import codec, costs, ctl, spent
+from daemon.audit.replay import replay
+from daemon.codec import canonical
 from daemon.context import Context
-from daemon.energy import Cards, Packages
-from daemon.jobs import JobSpec, folder_of, prepare, write_json
-from daemon.jobs.usage import usage_in
+from daemon.jobs import JobSpec, prepare, write_json
 from daemon.observe import observe
-from daemon.tables import CostRow, Cycle, Decision, Slot, VersionRow
+from daemon.tables import CostRow, Cycle, Decision, PolicyRow, Slot, VerdictRow, VersionRow
 from daemon.testing import InlineJobs
 from feedback import db
+from policies.costs import HOUR
 from policies.model import JobView, Usage
 from tests.daemon.test_service import DAY, World
-from tests.job_entries import crash, double
+from tests.job_entries import double
+
+pytestmark = pytest.mark.slow  # a whole service lives in each
 
 PRICED = "\n[costs]\ngpu_hour = 2.0\ncpu_hour = 3600.0\nworth = 0.000001\ncurrency = 'CHF'\n"
 
@@ -45,100 +48,6 @@ def rows(world: World) -> list[CostRow]:
 
 def context_of(world: World) -> Context:
     return world.service._running["bot"].context
-
-
-def zone(root: Path, name: str, kind: str, value: int, most: int = 1000) -> Path:
-    folder = root / name
-    folder.mkdir()
-    for file, text in (("name", kind), ("energy_uj", str(value)), ("max_energy_range_uj", str(most))):
-        (folder / file).write_text(f"{text}\n")
-    return folder / "energy_uj"
-
-
-def test_packages_are_added_up_over_a_wrap_and_their_parts_are_not(tmp_path: Path) -> None:
-    first, second = zone(tmp_path, "intel-rapl:0", "package-0", 900), zone(tmp_path, "intel-rapl:1", "package-1", 10)
-    core = zone(tmp_path, "intel-rapl:0:0", "core", 5)
-    packages = Packages(tmp_path)
-    first.write_text("100\n")
-    second.write_text("30\n")
-    core.write_text("500\n")
-    assert packages.joules() == pytest.approx(220e-6)
-    first.write_text("150\n")
-    assert packages.joules() == pytest.approx(270e-6)
-    packages.close()
-
-
-def test_energy_that_cannot_be_read_is_unknown_and_not_nought(tmp_path: Path) -> None:
-    assert Packages(tmp_path).joules() is None
-    zone(tmp_path, "intel-rapl:0", "package-0", 1).unlink()
-    assert Packages(tmp_path).joules() is None
-    assert Cards(Nvml(), {"CUDA_VISIBLE_DEVICES": ""}).joules() is None
-    assert Cards(Nvml(deaf=True), {}).joules() is None
-
-
-class Nvml:
-    """NVML as its header has it: two GPUs, each of which takes its number plus one joule between two looks."""
-
-    def __init__(self, deaf: bool = False) -> None:
-        self.deaf, self.open, self.looks = deaf, 0, [0, 0]
-
-    def nvmlInit_v2(self) -> int:
-        self.open += 1
-        return 0
-
-    def nvmlShutdown(self) -> int:
-        self.open -= 1
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, number: Any) -> int:
-        number._obj.value = 2
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: ctypes.c_uint, handle: Any) -> int:
-        handle._obj.value = index.value + 1
-        return 0
-
-    def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
-        handle._obj.value = 2
-        return 0 if name == b"GPU-two" else 6
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: ctypes.c_void_p, value: Any) -> int:
-        place = (handle.value or 0) - 1
-        self.looks[place] += 1
-        value._obj.value = 5000 + self.looks[place] * 1000 * (place + 1)
-        return 3 if self.deaf else 0
-
-
-@pytest.mark.parametrize(("visible", "joules"), [(None, 3.0), ("0", 1.0), ("1", 2.0), ("GPU-two", 2.0), ("0,1", 3.0)])
-def test_only_the_gpus_that_the_job_may_use_are_counted(visible: str | None, joules: float) -> None:
-    library = Nvml()
-    cards = Cards(library, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
-    assert cards.joules() == pytest.approx(joules)
-    assert library.open == 0, "opened as often as closed"
-
-
-def test_a_card_that_is_not_there_makes_the_sum_unknown() -> None:
-    assert Cards(Nvml(), {"CUDA_VISIBLE_DEVICES": "0,MIG-1"}).joules() is None
-
-
-def test_what_all_attempts_took_is_added_up_and_a_gpu_counts_by_the_wall(tmp_path: Path) -> None:
-    jobs = InlineJobs(tmp_path, lambda: 5.0)
-    folder = folder_of(tmp_path, "k")
-    jobs.start(spec(crash, 0, "gpu"))
-    failed = usage_in(folder)
-    assert failed is not None
-    assert failed.gpu_seconds == failed.seconds > 0
-    write_json(folder / "cost.json", {"seconds": 100.0, "cpu_seconds": None, "gpu_seconds": 50.0, "joules": 7.0})
-    jobs.start(spec(double, 1, "cpu"))
-    whole = usage_in(folder)
-    assert whole is not None
-    assert 100.0 < whole.seconds < 101.0
-    assert whole.cpu_seconds is not None
-    assert whole.gpu_seconds == 50.0, "a job on the processor takes no GPU"
-
-
-def spec(entry: Any, number: int, device: str) -> JobSpec:
-    return JobSpec("k", "train", f"{entry.__module__}:{entry.__name__}", {"number": number}, device=device)
 
 
 def test_every_job_of_an_attempt_is_a_row_and_the_version_holds_their_sum(world: World) -> None:
@@ -186,7 +95,7 @@ def test_the_next_method_is_weighed_by_what_the_last_ones_took_and_brought(world
     snapshot = db.read(world.service.engine, look)
     (past,) = snapshot.experience
     assert (past.method, past.attempts) == ("echo", 1)
-    assert past.gain > 0.5
+    assert past.gain == gain(world) > 0.0, "what the improvement gate measured on the judge records"
     assert past.usage.cpu_seconds == pytest.approx(sum(row.cpu_seconds or 0.0 for row in rows(world)))
     world.clock.advance(DAY)
     world.corrections(80)
@@ -199,12 +108,67 @@ def test_the_next_method_is_weighed_by_what_the_last_ones_took_and_brought(world
     assert len(world.cycles()) == 2, "a person's command is not weighed"
 
 
+def gain(world: World) -> float:
+    query = select(VerdictRow.claims).where(VerdictRow.gate == "improvement")
+    (claims,) = db.read(world.service.engine, lambda session: session.scalars(query).all())
+    return float(next(claim["estimate"] for claim in claims if claim["name"] == "gain"))
+
+
 def test_a_snapshot_of_before_is_read_as_one_without_experience(world: World) -> None:
     world.corrections(80)
     world.settle()
     stored = db.read(world.service.engine, lambda session: session.scalars(select(Decision)).all()[-1].snapshot)
     old = {name: value for name, value in stored.items() if name != "experience"}
     assert codec.snapshot_from_json(old).experience == ()
+
+
+def test_decisions_of_a_release_that_knew_no_costs_replay_the_same(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.import_goldens()
+    world.corrections(80)
+    world.settle()
+
+    def older_release(session: Session) -> None:
+        (stored,) = session.scalars(select(PolicyRow)).all()
+        document = json.loads(stored.text)
+        assert document.pop("costs")
+        was, stored.text = stored.hash, canonical(document).decode()
+        stored.hash = hashlib.sha256(stored.text.encode()).hexdigest()
+        for row in (kept for kind in (Decision, Cycle, VerdictRow) for kept in session.scalars(select(kind))):
+            row.policy_hash = stored.hash
+        for decision in session.scalars(select(Decision)):
+            snapshot = {name: value for name, value in decision.snapshot.items() if name != "experience"}
+            decision.snapshot = json.loads(json.dumps(snapshot).replace(was, stored.hash))
+
+    db.transact(world.service.engine, older_release)
+    found = replay(world.service.engine)
+    assert found.ok, (found.different, found.unreplayable)
+    assert found.decisions >= 6
+
+
+def test_a_promoted_version_and_its_month_name_seconds_and_their_price(world: World) -> None:
+    world.corrections(80)
+    world.settle()
+    champion = world.slot().champion
+    assert world.slot().phase == "watching", "promoted"
+    (evidence, (month,)) = (
+        asked(world, "show", champion, "--json")["evidence"]["cost"],
+        asked(world, "costs", "--json"),
+    )
+    for told in (evidence, month):
+        assert told["cpu_seconds"] > 0.0
+        assert told["money"] == {"CHF": pytest.approx(told["cpu_seconds"] * 3600.0 / HOUR)}
+        assert told["gpu_seconds"] == 0.0
+        assert told["tokens"] > 0
+        (device,) = told["devices"]
+        assert device.startswith("cpu: ")
+    assert month["cpu_seconds"] == pytest.approx(evidence["cpu_seconds"]), "this version is all that was made"
+
+
+def asked(world: World, *words: str) -> Any:
+    shown = CliRunner().invoke(ctl.app, ["--config", str(world.settings.path), *words])
+    assert shown.exit_code == 0, shown.output
+    return json.loads(shown.stdout)
 
 
 def test_a_job_that_failed_costs_too(world: World) -> None:
@@ -234,12 +198,13 @@ class Running(InlineJobs):
 def test_of_a_job_that_is_cancelled_it_is_known_how_long_it_ran(world: World, tmp_path: Path) -> None:
     jobs = Running(tmp_path / "other", world.clock.now)
     context = replace(context_of(world), jobs=jobs)
-    prepare(jobs.folder("k"), spec(double, 1, "cpu"), world.clock.now())
+    prepare(jobs.folder("k"), JobSpec("k", "train", f"{double.__module__}:double", {"number": 1}), world.clock.now())
     world.clock.advance(120.0)
-    assert costs.taken(context, "k") == costs.Taken("k", "train", Usage(120.0))
-    known = {"seconds": 10.0, "cpu_seconds": 8.0, "gpu_seconds": 0.0, "joules": None}
+    assert costs.taken(context, "k") == costs.Taken("k", "train", Usage(120.0), "cpu")
+    known = {"seconds": 10.0, "cpu_seconds": 8.0, "gpu_seconds": 0.0, "joules": None, "device": "cpu: x"}
     write_json(jobs.folder("k") / "cost.json", known)
-    assert costs.taken(context, "k") == costs.Taken("k", "train", Usage(130.0, cpu_seconds=8.0, gpu_seconds=0.0))
+    told = Usage(10.0, cpu_seconds=8.0, gpu_seconds=0.0)
+    assert costs.taken(context, "k") == costs.Taken("k", "train", told, "cpu: x"), "its own word, a minute old at most"
 
 
 def test_months_are_told_by_deployment_without_the_daemon(world: World) -> None:
@@ -267,7 +232,7 @@ def older(session: Session) -> None:
     at = datetime(2020, 2, 29, 23, 59, tzinfo=UTC).timestamp()
     values = {"seconds": 1.0, "cpu_seconds": 7200.0, "gpu_seconds": 1800.0, "joules": None, "tokens": 1000}
     named = {"job": "j", "kind": "train", "deployment": "bot", "cycle": 0, "version": "", "method": "lora"}
-    session.add(CostRow(**named, at=at, **values, money=1234.5, currency="EUR"))
+    session.add(CostRow(**named, at=at, **values, money=1234.5, currency="EUR", device="gpu", counters=""))
 
 
 def test_show_says_what_a_version_cost(world: World) -> None:
@@ -277,4 +242,5 @@ def test_show_says_what_a_version_cost(world: World) -> None:
     (line,) = (line for line in shown.stdout.splitlines() if line.startswith("  cost "))
     assert "CPU h" in line
     assert "CHF" in line
-    assert "GPU" not in line, "no GPU was used"
+    assert "GPU h" not in line, "no GPU was used"
+    assert "on cpu: " in line

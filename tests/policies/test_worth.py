@@ -65,18 +65,59 @@ def test_no_re_distillation_takes_a_place_because_its_cost_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experience", "prices"),
+    ("experience", "prices", "said"),
     [
-        ((), PRICES),
-        ((replace(LORA, gain=0.0),), replace(PRICES, worth=0.0)),
-        ((replace(LORA, gain=0.0),), Costs(worth=2.0)),
-        ((replace(LORA, gain=0.0, usage=Usage(HOUR)),), PRICES),
-        ((replace(LORA, gain=0.0, attempts=0),), PRICES),
+        ((), PRICES, "; its cost is not weighed: no attempt of it was judged here yet"),
+        (
+            (replace(LORA, gain=0.0, attempts=0),),
+            PRICES,
+            "; its cost is not weighed: no attempt of it was judged here yet",
+        ),
+        (
+            (replace(LORA, gain=0.0, usage=Usage(HOUR)),),
+            PRICES,
+            "; its cost is not weighed: nothing that has a price was measured",
+        ),
+        ((replace(LORA, gain=0.0),), replace(PRICES, worth=0.0), ""),
+        ((replace(LORA, gain=0.0),), Costs(worth=2.0), ""),
     ],
-    ids=["never tried", "not weighed", "no prices", "not measured", "no attempts"],
+    ids=["never tried", "no attempts", "not measured", "worth nothing", "no prices"],
 )
-def test_what_is_not_known_is_not_weighed(experience: tuple[Experience, ...], prices: Costs) -> None:
-    assert choose(tried(*experience), replace(BOTH, costs=prices)).method == "lora"
+def test_what_is_not_known_is_not_weighed_and_the_reason_says_so(
+    experience: tuple[Experience, ...], prices: Costs, said: str
+) -> None:
+    choice = choose(tried(*experience), replace(BOTH, costs=prices))
+    assert choice.method == "lora"
+    assert choice.reason == choose(tried(), replace(BOTH, costs=Costs())).reason + said
+
+
+def test_the_reason_of_what_is_worth_its_cost_says_both() -> None:
+    action = decide(tried(LORA), BOTH)
+    assert isinstance(action, Train)
+    assert action.reason.endswith(
+        "; expected to cost 2.00 EUR for an expected gain of 2.0 points, worth 4.00 (by its last 5 attempts)"
+    )
+
+
+def test_full_fine_tuning_that_is_too_dear_gives_way_to_a_lora_update_and_never_untried_the_other_way() -> None:
+    poor = replace(LORA, gain=0.0)
+    first = replace(BOTH, method=Method(allowed=("full", "lora")))
+    assert choose(tried(replace(poor, method="full")), first).method == "lora"
+    second = replace(BOTH, method=Method(allowed=("lora", "full")))
+    turned_down = choose(tried(poor), second)
+    assert turned_down.method == "nothing"
+    assert "what full fine-tuning would cost and bring is not known" in turned_down.reason
+    assert choose(tried(poor, replace(LORA, method="full")), second).method == "full"
+
+
+@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize("allowed", [("lora",), ("distill",), ("lora", "distill"), ("full", "lora"), ("echo",), ()])
+def test_without_prices_whatever_was_tried_changes_no_decision(allowed: tuple[str, ...], newer: bool) -> None:
+    policy = replace(POLICY, method=Method(allowed=allowed, teacher="t"))
+    assert policy.costs == Costs(), "the default"
+    poor = tuple(Experience(name, 5, Usage(1e6, 1e6, 1e6, 1e9), 0.0) for name in ("lora", "full", "distill", "echo"))
+    assert decide(tried(*poor, newer=newer), policy) == decide(tried(newer=newer), policy)
+    assert choose(tried(*poor, newer=newer), policy) == choose(tried(newer=newer), policy, weigh=False)
 
 
 def test_a_persons_command_is_not_weighed() -> None:
@@ -100,8 +141,8 @@ def test_a_higher_price_never_makes_a_method_worth_its_cost(
 ) -> None:
     dearer = replace(prices, **{name: getattr(prices, name) + more})
     for method in ("lora", "distill"):
-        if costs.not_worth(method, experience, prices):
-            assert costs.not_worth(method, experience, dearer)
+        if costs.weigh(method, experience, prices).dear:
+            assert costs.weigh(method, experience, dearer).dear
 
 
 @given(experiences, prices_, st.sampled_from(("gpu_hour", "cpu_hour", "kwh")), st.floats(0, 100), st.booleans())
@@ -118,5 +159,5 @@ def test_a_higher_price_never_makes_a_method_chosen_but_in_place_of_one_that_it_
         if chosen(replace(alone, costs=dearer)) == method:
             assert chosen(replace(alone, costs=prices)) == method
     if after not in (before, "nothing"):
-        assert costs.not_worth(before, experience, dearer)
-        assert not costs.not_worth(after, experience, prices)
+        assert costs.weigh(before, experience, dearer).dear
+        assert not costs.weigh(after, experience, prices).dear
