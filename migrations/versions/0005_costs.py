@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("cycle", sa.Integer(), nullable=False),
         *(sa.Column(name, sa.Double(), nullable=False) for name in ("at", "seconds")),
         *(sa.Column(name, sa.Double(), nullable=True) for name in ("cpu_seconds", "gpu_seconds", "joules", "money")),
-        sa.Column("tokens", sa.BigInteger(), nullable=True),
+        sa.Column("tokens", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("job"),
     )
