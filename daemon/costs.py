@@ -2,7 +2,7 @@
 
 Owns: reading a job's usage, the `costs` rows, a version's sum of them, and what a method's earlier attempts took and
 brought. Refuses to price (`policies.costs`) and to measure (`daemon.jobs.usage`). Called by whatever concludes a job
-(`daemon.judging`, `daemon.serving`, `daemon.act`, `daemon.looking`), and by `daemon.observe`.
+(`daemon.judging`, `daemon.serving`, `daemon.returning`, `daemon.act`, `daemon.looking`), and by `daemon.observe`.
 """
 
 from collections.abc import Iterable
@@ -44,8 +44,8 @@ def taken(context: Context, key: str) -> Taken | None:
     usage, result = usage_in(folder), read_json(folder / RESULT) or {}
     device, counters = device_in(folder)
     if usage is None and seen.state == "running":
-        ran, asked = max(0.0, context.clock.now() - seen.started), (read_json(folder / JOB) or {}).get("device", "")
-        usage, device = Usage(ran, gpu_seconds=ran if asked == "gpu" else None), str(asked)
+        ran, asked = max(0.0, context.clock.now() - seen.started), (read_json(folder / JOB) or {}).get("device")
+        usage = Usage(ran, gpu_seconds=ran if asked == "gpu" else None)
     if usage is None:
         return None
     tokens = result.get("tokens")
@@ -117,21 +117,15 @@ def experience(session: Session, slot: Slot) -> tuple[Experience, ...]:
         spent.setdefault(row.cycle, []).append(_usage(row))
     found: dict[str, list[tuple[Usage, float]]] = {}
     for number, (method, gain) in attempts.items():
-        if number in spent and len(found.setdefault(method, [])) < RECENT:
-            found[method].append((costs.total(spent[number]), gain))
-    return tuple(_mean(method, past) for method, past in sorted(found.items()) if past)
-
-
-def _mean(method: str, past: list[tuple[Usage, float]]) -> Experience:
-    n, whole = len(past), costs.total([usage for usage, _ in past])
-    mean = Usage(
-        seconds=whole.seconds / n,
-        cpu_seconds=None if whole.cpu_seconds is None else whole.cpu_seconds / n,
-        gpu_seconds=None if whole.gpu_seconds is None else whole.gpu_seconds / n,
-        joules=None if whole.joules is None else whole.joules / n,
-        tokens=None if whole.tokens is None else whole.tokens // n,
+        past = found.setdefault(method, []) if number in spent else None
+        if past is not None and len(past) < RECENT:
+            past.append((costs.total(spent[number]), gain))
+    return tuple(
+        Experience(
+            method, len(past), costs.mean([usage for usage, _ in past]), sum(gain for _, gain in past) / len(past)
+        )
+        for method, past in sorted(found.items())
     )
-    return Experience(method, n, mean, sum(gain for _, gain in past) / n)
 
 
 def _columns(usage: Usage) -> dict[str, Any]:

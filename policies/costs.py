@@ -53,6 +53,23 @@ def total(usages: Sequence[Usage]) -> Usage:
     )
 
 
+def mean(usages: Sequence[Usage]) -> Usage:
+    """The average of at least one; of each quantity over those that know it."""
+
+    def over(values: Sequence[float | None]) -> float | None:
+        whole = _sum(values)
+        return None if whole is None else whole / sum(value is not None for value in values)
+
+    tokens = over([usage.tokens for usage in usages])
+    return Usage(
+        seconds=sum(usage.seconds for usage in usages) / len(usages),
+        cpu_seconds=over([usage.cpu_seconds for usage in usages]),
+        gpu_seconds=over([usage.gpu_seconds for usage in usages]),
+        joules=over([usage.joules for usage in usages]),
+        tokens=None if tokens is None else round(tokens),
+    )
+
+
 def tried(method: str, experience: Sequence[Experience]) -> bool:
     """Whether a method was tried here, whatever of it could be measured: no price changes that."""
     return any(each.method == method and each.attempts > 0 for each in experience)

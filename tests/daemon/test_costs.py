@@ -200,7 +200,7 @@ def test_of_a_job_that_is_cancelled_it_is_known_how_long_it_ran(world: World, tm
     context = replace(context_of(world), jobs=jobs)
     prepare(jobs.folder("k"), JobSpec("k", "train", f"{double.__module__}:double", {"number": 1}), world.clock.now())
     world.clock.advance(120.0)
-    assert costs.taken(context, "k") == costs.Taken("k", "train", Usage(120.0), "cpu")
+    assert costs.taken(context, "k") == costs.Taken("k", "train", Usage(120.0))
     known = {"seconds": 10.0, "cpu_seconds": 8.0, "gpu_seconds": 0.0, "joules": None, "device": "cpu: x"}
     write_json(jobs.folder("k") / "cost.json", known)
     told = Usage(10.0, cpu_seconds=8.0, gpu_seconds=0.0)

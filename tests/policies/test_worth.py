@@ -39,6 +39,11 @@ def test_usages_add_up_and_only_what_nobody_knew_stays_unknown() -> None:
     assert whole == Usage(4.0, cpu_seconds=2.0, gpu_seconds=4.0, joules=None, tokens=11)
 
 
+def test_an_average_is_of_those_that_know() -> None:
+    known, other = Usage(1.0, cpu_seconds=2.0, tokens=5), Usage(3.0, cpu_seconds=4.0, gpu_seconds=4.0)
+    assert costs.mean([known, other]) == Usage(2.0, cpu_seconds=3.0, gpu_seconds=4.0, joules=None, tokens=5)
+
+
 def test_a_method_that_costs_more_than_it_brings_gives_way_to_the_next_one() -> None:
     choice = choose(tried(LORA, DISTILL, newer=True), BOTH)
     assert choice.method == "lora"
