@@ -80,7 +80,8 @@ def named(report: DriftReport, slice: str) -> DriftReport:
 def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0.0) -> DriftReport:
     """Reports of several kinds and slices by the same detector as one: what drifted in any has drifted, `kind` says where.
 
-    A column with fewer than `minimum` values on a side isn't judged. `current` begins where the first report's does.
+    A column with fewer than `minimum` values on a side isn't judged. `current` begins where the first report's does, and
+    `questions` are its.
     Raises: Refused without any report.
     """
     if not reports:
@@ -103,6 +104,7 @@ def merge(reports: Mapping[str, DriftReport], *, minimum: int = 0, at: float = 0
         at=at,
         files=tuple(name for report in held.values() for name in report.files),
         slices=tuple(sorted({name for report in held.values() for name in report.slices})),
+        questions=first.questions,
     )
 
 

@@ -21,7 +21,7 @@ from daemon.audit import log as audit
 from daemon.context import Context
 from daemon.jobs import JobSpec
 from daemon.tables import Baseline, DriftRow, Slot
-from feedback import db, drift, sketch, store, windows
+from feedback import asked, db, drift, sketch, store, windows
 from feedback.drift import meaning
 from feedback.windows import Window
 from policies.errors import Corrupt
@@ -103,7 +103,11 @@ def compared(session: Session, slot: Slot, policy: Drift) -> dict[str, Compared]
 
 
 def measure(found: Mapping[str, Compared], policy: Drift, seconds: float) -> DriftReport:
-    """The cheap detector on each kind, merged; they share the chance of a false alarm that `seconds` are worth."""
+    """The cheap detector on each kind, merged; they share the chance of a false alarm that `seconds` are worth.
+
+    Which questions are new is told beside it and never alarms: it takes no part in the correction, so that the false
+    alarms stay what they were.
+    """
     module = drift.load(policy.cheap)
     chance = false_alarm_chance(policy, seconds) / _sharers(found, policy)
     given = {"error_rate": chance, "agree": policy.agree}
@@ -111,7 +115,9 @@ def measure(found: Mapping[str, Compared], policy: Drift, seconds: float) -> Dri
     shared = {name: value for name, value in given.items() if name in known}
     options = drifting.options_of(module, {**shared, **policy.options.get(policy.cheap, {})})
     reports = {kind: module.measure(reference, window, options) for kind, (_, reference, window) in found.items()}
-    return drifting.merge(reports, minimum=policy.minimum)
+    report = drifting.merge(reports, minimum=policy.minimum)
+    reference, window = (side.asked for side in found["inputs"][1:]) if "inputs" in found else (None, None)
+    return replace(report, questions=asked.told(reference, window))
 
 
 def _sharers(found: Mapping[str, Compared], policy: Drift) -> int:

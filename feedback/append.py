@@ -203,4 +203,6 @@ def _observe(seq: int, record: Feedback | Exposure, day: str, slices: tuple[str,
     prompt = question(messages) if messages else None
     columns = sketch.columns(record.features, prompt, record.body.get("response"), record.rating)
     version, tenant = record.model_version, record.tenant
-    return sketch.Observation(record.deployment, seq, record.kind, columns, day, version, tenant, slices)
+    return sketch.Observation(
+        record.deployment, seq, record.kind, columns, day, version, tenant, slices, record.prompt_hash
+    )

@@ -4,12 +4,14 @@ Owns: what an erased record still is. Refuses to know training files and version
 Called by `feedback.ingest` for erase records, and by the daemon for a person's command.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from feedback import sketch
 from feedback.statements import insert
 from feedback.tables import DeadLetter, Held, Record, Tombstone
 
@@ -78,6 +80,7 @@ def _empty(
 ) -> list[int]:
     for start in range(0, len(seqs), CHUNK):
         part = seqs[start : start + CHUNK]
+        _forget(session, deployment, part)
         session.execute(update(Record).where(Record.seq.in_(part)).values(**EMPTY))
         held = update(Held).where(Held.seq.in_(part), Held.ended.is_(None))
         session.execute(held.values(ended=now, ending="erased"))
@@ -92,6 +95,19 @@ def _empty(
         stone.before = max(stone.before, before)
     session.flush()
     return list(seqs)
+
+
+def _forget(session: Session, deployment: str, seqs: Sequence[int]) -> None:
+    """Take what only these records asked out of their blocks' sketches; how many there were stays counted."""
+    gone: dict[tuple[str, int], set[str]] = defaultdict(set)
+    asked = (Record.seq.in_(seqs), Record.prompt_hash != "")
+    for seq, kind, prompt_hash in session.execute(select(Record.seq, Record.kind, Record.prompt_hash).where(*asked)):
+        gone[kind, seq // sketch.BLOCK].add(prompt_hash)
+    for (kind, block), hashes in gone.items():
+        first, mine = block * sketch.BLOCK, (Record.deployment == deployment, Record.kind == kind)
+        inside = Record.seq.between(first, first + sketch.BLOCK - 1)
+        others = session.scalars(select(Record.prompt_hash).where(*mine, inside, Record.seq.not_in(seqs)))
+        sketch.forget(session, deployment, kind, block, hashes - set(others))
 
 
 def _empty_letters(session: Session, which: Any, deployment: str) -> None:

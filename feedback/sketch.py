@@ -11,19 +11,22 @@ The column "" counts the records. Ratings are rows of kind `outcomes` whose colu
 nobody is blamed for another's answers: they add `good`, `neutral` and `bad`, and for slices of the record (its tenant,
 and each of its words) how many good and bad ones came from it: "+topic=t03" and "-topic=t03". Of the slices that a
 policy names, the columns are counted too: rows of the kind with "/slices" behind it, one a slice ("tenant=acme"), whose
-counts are those of each column by its name.
+counts are those of each column by its name. Rows of the kind with "/questions" behind it hold the hashes of what was
+asked (`feedback.asked`), under a kind of their own since a feature may have any name.
 """
 
 import math
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from feedback import asked
 from feedback.statements import upsert
 from feedback.tables import Sketch
 from feedback.topics import topic
@@ -42,6 +45,7 @@ FEEDBACK = "feedback"
 OUTCOMES = "outcomes"
 RATING = "rating"
 SLICED = "/slices"  # of a kind: the same by slice
+QUESTIONS = "/questions"  # of a kind: what its records asked
 TENANT = "tenant"
 DAY = 86400.0
 
@@ -76,7 +80,8 @@ class Observation:
     """What one stored record adds: `kind` is exposure or feedback, `columns` its scalar columns.
 
     `day`: the weekday of its ingest. `version`: the model version that answered, "" where nobody knows. `slices`: names of
-    word columns (or "tenant") whose values are counted one by one.
+    word columns (or "tenant") whose values are counted one by one. `asked`: the keyed hash of the question in hex, "" where
+    the record tells none.
     """
 
     deployment: str
@@ -87,6 +92,7 @@ class Observation:
     version: str = ""
     tenant: str = ""
     slices: tuple[str, ...] = ()
+    asked: str = ""
 
 
 def weekday(at: float) -> str:
@@ -160,6 +166,7 @@ def add(session: Session, observations: Iterable[Observation]) -> None:
     fresh: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     for seen in observations:
         fresh[seen.deployment, seen.kind].append(seen)
+        fresh[seen.deployment, seen.kind + QUESTIONS].append(seen)
         if RATING in seen.columns and seen.kind == FEEDBACK:
             fresh[seen.deployment, OUTCOMES].append(seen)
         if seen.slices:
@@ -173,7 +180,7 @@ def add(session: Session, observations: Iterable[Observation]) -> None:
         for block, name, counts in session.execute(query):
             stored[block][name] = counts  # parsed for us alone
         changed: set[tuple[int, str]] = set()
-        put = _outcome if kind == OUTCOMES else _sliced if kind.endswith(SLICED) else _record
+        put = _outcome if kind == OUTCOMES else PUTS[kind.removeprefix(seen_ones[0].kind)]
         for seen in seen_ones:
             block = seen.seq // BLOCK
             changed |= {(block, name) for name in put(stored[block], seen)}
@@ -222,6 +229,32 @@ def _sliced(stored: dict[str, dict[str, Days]], seen: Observation) -> list[str]:
         _columns(stored.setdefault(key, {}), seen.columns, seen.day, without=name)
         changed.append(key)
     return changed
+
+
+def _question(stored: dict[str, Days], seen: Observation) -> list[str]:
+    """Keep the hash of what the record asked; one that tells nothing is counted too, so that a gap is seen."""
+    held = stored.setdefault(RECORDS, {}).setdefault("", {"n": 0, "hashes": []})
+    held["n"] += 1
+    if seen.asked:
+        hashes, one = held["hashes"], asked.hashed(seen.asked)
+        place = bisect_left(hashes, one)
+        if hashes[place : place + 1] != [one]:
+            hashes.insert(place, one)
+    return [RECORDS]
+
+
+Put = Callable[[dict[str, Any], Observation], list[str]]
+PUTS: Mapping[str, Put] = {"": _record, SLICED: _sliced, QUESTIONS: _question}
+
+
+def forget(session: Session, deployment: str, kind: str, block: int, asked_once: Iterable[str]) -> None:
+    """Take questions, by their keyed hashes, out of a block: nobody asked them any more."""
+    gone = {asked.hashed(one) for one in asked_once}
+    mine = (Sketch.deployment == deployment, Sketch.block == block, Sketch.kind == kind + QUESTIONS)
+    for days in session.scalars(select(Sketch.counts).where(*mine)).all():
+        held = days[""]
+        left = {**held, "hashes": [one for one in held["hashes"] if one not in gone]}
+        session.execute(update(Sketch).where(*mine).values(counts={"": left}))
 
 
 def _kept(stored: Mapping[str, Any], name: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Text, and_, cast, func, select
 from sqlalchemy.orm import Session
 
-from feedback import counts, sketch, slices
+from feedback import asked, counts, sketch, slices
+from feedback.asked import Asked
 from feedback.counts import Days
 from feedback.slices import Part
 from feedback.tables import Record, Sketch
@@ -108,6 +109,14 @@ def sliced(session: Session, stream: Stream, inside: ColumnElement[bool]) -> Ite
         return
     for block, _, rating in parts(session, stream, inside):
         yield from slices.rated(block, rating)
+
+
+def questions(session: Session, stream: Stream, inside: ColumnElement[bool]) -> Asked | None:
+    """What was asked over the blocks that `inside` names; None of outcomes."""
+    if stream.kind == "outcomes":
+        return None
+    mine = (Sketch.deployment == stream.deployment, Sketch.kind == stream.records + sketch.QUESTIONS, inside)
+    return asked.merged(asked.from_json(days[""]) for days in session.scalars(select(Sketch.counts).where(*mine)))
 
 
 def reach(session: Session, stream: Stream, records: int) -> dict[int, float]:

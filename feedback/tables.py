@@ -160,7 +160,8 @@ class Sketch(Base):
 
     `block` = seq // 100. `counts` maps a weekday of ingest ("0" is Monday) to counts: a bin ("=" and a category, or the
     index of a fixed log-scaled bin as text) to its count, with `n`, and for numbers `sum` and `squares`, beside. Rows of
-    kind `outcomes` have a version for their column. `feedback.sketch` has the bins' edges.
+    kind `outcomes` have a version for their column, those of `feedback/questions` and `exposure/questions` hold hashes of
+    what was asked (`feedback.asked`). `feedback.sketch` has the bins' edges.
     """
 
     __tablename__ = "sketches"

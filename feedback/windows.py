@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from feedback import counts, samples, sketch, slices, streams
+from feedback import asked, counts, samples, sketch, slices, streams
+from feedback.asked import Asked
 from feedback.counts import ColumnSketch, Days
 from feedback.samples import Question, Vector
 from feedback.slices import Columns, Part
@@ -44,7 +46,8 @@ class Window:
     `kind` is inputs or outcomes; outcomes have one column, `rating`. `counts` are the columns by weekday of ingest.
     `blocks` are the parts of a current window, oldest first. Rows of `sample` are columns by name, at most as many as
     were asked for. `slices` are windows too, by their names ("tenant=acme"); `slice` is the name of such a one.
-    `vectors` are questions as an encoder reads them, where one was asked.
+    `vectors` are questions as an encoder reads them, where one was asked. `asked` sketches which questions inputs had, None
+    where it is unknown: of a slice, and where a block was ingested before these were kept.
     """
 
     first: int
@@ -59,6 +62,7 @@ class Window:
     slice: str = ""
     slices: Mapping[str, "Window"] = field(default_factory=dict, repr=False)
     vectors: Sequence[Vector] = field(default=(), repr=False)
+    asked: Asked | None = field(default=None, repr=False)
 
     def days(self, column: str) -> Days:
         """The counts of a column by weekday of ingest."""
@@ -102,6 +106,7 @@ def window(
     parts = streams.sliced(session, stream, inside) if sliced else ()
     found = _made(kind, stream.records, first, last, total)
     found = replace(found, slices=_slices(kind, stream.records, (first, last), spans, total, parts))
+    found = _with_questions(session, stream, inside, found)
     if slice:
         found = found.slices[slice]
     return replace(found, sample=_sample(session, stream, found, sample, seed)) if sample else found
@@ -132,7 +137,8 @@ def current(
         return _made(kind, stream.records, head, head, {})
     totals: list[Columns] = [{} for _ in spans]
     place = 0
-    for block, name, part in streams.parts(session, stream, streams.between(spans[0][0], spans[-1][1] + 1)):
+    inside = streams.between(spans[0][0], spans[-1][1] + 1)
+    for block, name, part in streams.parts(session, stream, inside):
         while block > spans[place][1]:
             place += 1
         counts.add(totals[place].setdefault(name, {}), part)
@@ -140,7 +146,7 @@ def current(
         _made(kind, stream.records, streams.before(low), min(head, streams.before(high + 1)), total)
         for (low, high), total in zip(spans, totals, strict=True)
     )
-    whole = joined(parts, parts)
+    whole = _with_questions(session, stream, inside, joined(parts, parts))
     if not slice_size:
         return whole
     reach = streams.reach(session, stream, REACH * size * blocks)
@@ -197,7 +203,8 @@ def joined(parts: Sequence[Window], blocks: tuple[Window, ...] = ()) -> Window:
         for name, days in part.counts.items():
             counts.add(total.setdefault(name, {}), days)
     whole = _made(parts[0].kind, parts[0].records, parts[0].first, parts[-1].last, total, parts[0].slice)
-    return replace(whole, n=sum(part.n for part in parts), blocks=blocks)
+    known = asked.merged(part.asked for part in parts)
+    return replace(whole, n=sum(part.n for part in parts), blocks=blocks, asked=known)
 
 
 def aggregates(window: Window) -> dict[str, Any]:
@@ -207,12 +214,13 @@ def aggregates(window: Window) -> dict[str, Any]:
         "kind": window.kind,
         "records": window.records,
         **_frozen(window),
+        "asked": asked.to_json(window.asked),
         "slices": {name: _frozen(one) for name, one in window.slices.items()},
     }
 
 
 def thaw(frozen: Mapping[str, Any]) -> Window:
-    """The window that `aggregates` froze (no sample). What an older one froze knows no weekdays.
+    """The window that `aggregates` froze (no sample). What an older one froze knows no weekdays, or not what was asked.
 
     Raises: Corrupt where it isn't one.
     """
@@ -224,6 +232,7 @@ def thaw(frozen: Mapping[str, Any]) -> Window:
         kind, records, columns = frozen["kind"], frozen["records"], frozen["columns"]
         days = {name: {"": flat} for name, flat in columns.items()} if frozen["schema"] == 1 else columns
         whole = _thawed(kind, records, {**frozen, "columns": days})
+        whole = replace(whole, asked=asked.from_json(frozen.get("asked")))
         if "slices" not in frozen:  # an older one froze the ratings of slices with those of all
             parts = slices.rated(0, days.get(RATING, {}))
             return replace(whole, slices=_slices(kind, records, (whole.first, whole.last), {}, days, parts))
@@ -254,6 +263,12 @@ def _made(kind: Kind, records: str, first: int, last: int, total: Mapping[str, D
     shown = {name: days for name, days in kept.items() if name != sketch.RECORDS}
     columns = {name: counts.column(counts.summed(days.values())) for name, days in shown.items()}
     return Window(first, last, n, columns, (), kind, records, kept, slice=slice)
+
+
+def _with_questions(session: Session, stream: Stream, inside: ColumnElement[bool], window: Window) -> Window:
+    """The window with the sketch of its questions, where that is of every record that was counted."""
+    known = streams.questions(session, stream, inside)
+    return replace(window, asked=known if known is not None and known.n == window.n else None)
 
 
 def _slices(

@@ -155,11 +155,27 @@ class DriftColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class Questions:
+    """How many different questions a window asked, and the share of them (`known`) that its reference had too.
+
+    None where it is unknown. `error`: the standard error of `distinct`, 0 where they were counted. `low` and `high`: the
+    interval of `known` at 95 %, which is one point where nothing was estimated.
+    """
+
+    distinct: int | None = None
+    error: float = 0.0
+    known: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DriftReport:
     """What a detector saw between two windows; a window is (first, last] of ingest sequence numbers.
 
     `kind` is `inputs`, `outcomes`, `both`, or empty while nothing drifted. `judged` is false below the minimum count.
     `columns` are those of all records, and of a slice those that drifted; `slices` names the slices that were judged.
+    `questions` are told, never judged; None where the detector doesn't tell.
     """
 
     detector: str
@@ -173,6 +189,7 @@ class DriftReport:
     at: float = 0.0
     files: tuple[str, ...] = ()
     slices: tuple[str, ...] = ()
+    questions: Questions | None = None
 
 
 @dataclass(frozen=True, slots=True)

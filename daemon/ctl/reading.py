@@ -135,6 +135,8 @@ def drift(context: typer.Context, deployment: Only = "", json: Json = False) -> 
             ],
             empty="  no column was compared",
         )
+        if report.get("questions"):
+            render.say(f"  questions: {_questions(report['questions'])}")
         if report.get("slices"):
             render.say(f"  one by one: {', '.join(report['slices'])}")
         for record in report.get("typical", []):
@@ -199,6 +201,17 @@ def commands(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
         ],
         empty="nobody asked for anything yet",
     )
+
+
+def _questions(told: dict[str, Any]) -> str:
+    """How many different questions there were and how many of them the reference had, in words."""
+    if told["distinct"] is None:
+        return "unknown, they were not kept for all of these records"
+    many = f"{'about ' if told['error'] else ''}{words.count(told['distinct'])} different ones"
+    if told["known"] is None:
+        return f"{many}; unknown how many of them the reference had"
+    sure = f" [{100 * told['low']:.0f}, {100 * told['high']:.0f}]" if told["low"] < told["high"] else ""
+    return f"{many}, {words.percent(told['known'])}{sure} of them known to the reference"
 
 
 def _typical(record: dict[str, Any], now: float) -> str:

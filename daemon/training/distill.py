@@ -103,23 +103,10 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def _prepare(job: Job, options: Options) -> Run:
-    import torch
+    from daemon.training import opening
 
-    from daemon.training import resume
-    from daemon.transformers_model import check_vocabulary, open_tokenizer, outline, torch_device
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    job.progress("loading the champion", 0.0)
-    champion = Ref.from_json(job.inputs["champion"])
-    if champion.engine != "transformers":
-        raise Misconfigured(f"{champion.name} has no weights", hint="its engine is echo: use the method echo")
-    device = torch_device(job.device)
-    torch.manual_seed(job.seed)
-    checkpoint = resume.claim(job, job.inputs.get("options", {}))
-    tokenizer = open_tokenizer(champion)
-    check_vocabulary(champion, tokenizer, outline(champion))
-    return Run(job, options, champion, tokenizer, device, checkpoint)
+    found = opening.opened(job, options.threads)
+    return Run(job, options, found.champion, found.tokenizer, found.device, found.checkpoint)
 
 
 def _copy(job: Job, teacher: Ref) -> dict[str, Any]:

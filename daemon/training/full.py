@@ -18,6 +18,7 @@ from daemon.models import Ref
 from daemon.training import examples as lines
 from daemon.training import lora, parse
 from daemon.training.examples import Example
+from daemon.training.lora_options import STAGES
 from policies.errors import Misconfigured, Refused
 from policies.words import count
 
@@ -75,7 +76,7 @@ class Options:
             raise ValueError("schedule is cosine, linear or constant")
         if not 0 <= self.dpo_robust < 0.5:
             raise ValueError("dpo_robust lies in [0, 0.5)")
-        if any(getattr(self, f"{name}_{what}") <= 0 for name in lora.STAGES for what in ("epochs", "lr", "minimum")):
+        if any(getattr(self, f"{name}_{what}") <= 0 for name in STAGES for what in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 
 
@@ -127,28 +128,19 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def _prepare(job: Job, options: Options) -> Run:
-    import torch
-    from transformers import set_seed
+    """What the stages share. Raises: Refused, where the student has more parameters than may be trained."""
+    from daemon.training import opening
+    from daemon.transformers_model import context_of
 
-    from daemon.training import resume
-    from daemon.transformers_model import check_vocabulary, context_of, open_tokenizer, outline, torch_device
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    job.progress("loading the champion", 0.0)
-    champion = Ref.from_json(job.inputs["champion"])
-    if champion.engine != "transformers":
-        raise Misconfigured(f"{champion.name} has no weights", hint="its engine is echo: use the method echo")
-    device, tokenizer, base = torch_device(job.device), open_tokenizer(champion), outline(champion)
-    check_vocabulary(champion, tokenizer, base)
-    parameters = sum(p.numel() for p in base.parameters())
+    found = opening.opened(job, options.threads)
+    parameters = sum(p.numel() for p in found.outline.parameters())
     if parameters > options.maximum_parameters:
         needed = f"about {BYTES * parameters / 2**30:.0f} GiB to train all of them"
         hint = f"it takes {needed}: raise maximum_parameters, or use the method lora"
-        raise Refused(f"{champion.name} has {count(parameters)} parameters", hint=hint)
-    set_seed(job.seed)
-    context = min(context_of(base), options.max_length or context_of(base))
-    return Run(job, options, champion, tokenizer, device, context, resume.claim(job, job.inputs.get("options", {})))
+        raise Refused(f"{found.champion.name} has {count(parameters)} parameters", hint=hint)
+    context = context_of(found.outline)
+    longest = min(context, options.max_length or context)
+    return Run(job, options, found.champion, found.tokenizer, found.device, longest, found.checkpoint)
 
 
 def _freeze(model: Any, lowest: int) -> None:
@@ -174,14 +166,16 @@ def _stage(run: Run, model: Any, name: str, group: Sequence[Example], span: tupl
 
     from daemon.training import packed, tokens
     from daemon.training.meter import Meter
+    from daemon.training.plan import Plan
 
     done = run.checkpoint / f"{name}-done"
     if done.exists():
         return _taken(model, done)
-    begin = perf_counter()
+    begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context)
     samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
-    plan = _plan(run, name, len(samples))
+    micro, gpu = options.micro_batch or options.batch, run.device.type == "cuda"
+    plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=gpu)
     meter = Meter(run.job.progress, name, *span)
     fitted = packed.fit(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
     facts = {
@@ -200,29 +194,6 @@ def _stage(run: Run, model: Any, name: str, group: Sequence[Example], span: tupl
     draft.rename(done)
     shutil.rmtree(run.checkpoint / name, ignore_errors=True)
     return facts
-
-
-def _plan(run: Run, name: str, samples: int) -> Any:
-    from daemon.training.plan import Plan
-
-    options = run.options
-    batch = min(options.batch, max(2, samples))
-    micro = min(options.micro_batch or batch, batch)
-    return Plan(
-        name=name,
-        epochs=getattr(options, f"{name}_epochs"),
-        lr=getattr(options, f"{name}_lr"),
-        batch=batch - batch % micro,
-        micro=micro,
-        warmup=options.warmup,
-        schedule=options.schedule,
-        weight_decay=options.weight_decay,
-        beta=getattr(options, f"{name}_beta", 0.0),
-        robust=options.dpo_robust,
-        save_steps=options.save_steps,
-        seed=run.job.seed,
-        gpu=run.device.type == "cuda",
-    )
 
 
 def _taken(model: Any, done: Path) -> dict[str, Any]:

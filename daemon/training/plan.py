@@ -39,7 +39,7 @@ class Plan:
 
     @classmethod
     def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
-        """The stage `name` of `lora.Options` on so many samples; a step never holds more than there are."""
+        """The stage `name` of a way's options on so many samples; a step never holds more than there are."""
         batch = min(options.batch, max(2, samples))
         micro = min(micro, batch)
         return cls(
@@ -56,10 +56,10 @@ class Plan:
             save_steps=options.save_steps,
             seed=seed,
             gpu=gpu,
-            drop=options.sft_drop,
-            hold=options.sft_hold,
-            mask=options.sft_mask,
-            forgotten=options.sft_forgotten,
-            ewc=options.sft_ewc,
-            osf=options.sft_osf,
+            drop=getattr(options, "sft_drop", 0.0),
+            hold=getattr(options, "sft_hold", 0.0),
+            mask=getattr(options, "sft_mask", 0.0),
+            forgotten=getattr(options, "sft_forgotten", 1.0),
+            ewc=getattr(options, "sft_ewc", 0.0),
+            osf=getattr(options, "sft_osf", 0.0),
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from daemon import codec
 from policies import actions
 from policies.errors import Corrupt
-from policies.model import Claim, DriftReport, Phase, Result, Snapshot, Verdict, VersionView
+from policies.model import Claim, DriftReport, Phase, Questions, Result, Snapshot, Verdict, VersionView
 
 SMALL = Snapshot(1.5, "bot", "", Phase.IDLE, 1.0, 7, champion=VersionView("bot@0", "base", "", ""))
 
@@ -40,8 +40,15 @@ def test_every_action_comes_back_as_it_was(action: actions.Action) -> None:
 def test_a_verdict_and_a_drift_report_come_back_as_they_were() -> None:
     verdict = Verdict("safety", 1, Result.FAIL, "no", (Claim("harmful", Result.FAIL, 3, math.nan, None, math.inf),))
     assert repr(codec.verdict_from_json(through_the_database(codec.verdict_to_json(verdict)))) == repr(verdict)
-    report = DriftReport("psi", True, False, "", "none", current=(3, 9), files=("a.html",))
+    asked = Questions(9, 0.5, 0.4, 0.3, 0.5)
+    report = DriftReport("psi", True, False, "", "none", current=(3, 9), files=("a.html",), questions=asked)
     assert codec.drift_from_json(through_the_database(codec.drift_to_json(report))) == report
+
+
+def test_a_drift_report_from_before_questions_were_told_still_reads() -> None:
+    data = codec.drift_to_json(DriftReport("psi", True, False, "", "none"))
+    del data["questions"]
+    assert codec.drift_from_json(data) == DriftReport("psi", True, False, "", "none")
 
 
 def test_a_field_that_came_later_takes_its_default() -> None:

@@ -21,7 +21,7 @@ from daemon.ctl import render
 from daemon.tables import Baseline, CommandRow, DriftRow
 from feedback import db, sketch, windows
 from feedback.tables import Record
-from policies.model import DriftColumn, DriftReport
+from policies.model import DriftColumn, DriftReport, Questions
 from tests.feedback.support import sketched
 from tests.stories import CHAMPION, NOW, REFUSED, SIZED, beat, begin, tell
 
@@ -141,10 +141,29 @@ def test_drift_says_since_when_and_shows_records_of_the_new_kind(story: tuple[Se
     since = render.when(1_780_000_006.0, SystemClock().now())
     assert ["shop", "chi2_p", "0.001", "0.01", "drifted", *since.split(), "5", "2"] in map(str.split, text.splitlines())
     assert "language[tenant=acme]" in text
+    assert "questions: about 31,204 different ones, 41 % [32, 50] of them known to the reference" in text
+    assert report["questions"] == {"distinct": 31_204, "error": 690.0, "known": 0.412, "low": 0.321, "high": 0.497}
     assert "one by one: tenant=acme, tenant=zeta" in text
     assert [column["slice"] for column in report["columns"]] == ["", "tenant=acme"]
     assert "typical now: r7, " in text
     assert "'where is my loan 7?' (shop south)" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        (Questions(), "questions: unknown, they were not kept for all of these records"),
+        (Questions(310), "questions: 310 different ones; unknown how many of them the reference had"),
+        (Questions(310, 0.0, 0.5, 0.5, 0.5), "questions: 310 different ones, 50 % of them known to the reference"),
+    ],
+)
+def test_drift_says_what_is_unknown_of_the_questions(
+    story: tuple[Settings, Engine], asked: Questions, line: str
+) -> None:
+    report = codec.drift_to_json(DriftReport("psi", True, False, "", "inputs as before", questions=asked))
+    row = DriftRow(slot=1, detector="psi", drifted=False, report=report, at=NOW)
+    db.transact(story[1], lambda session: session.add(row))
+    assert f"  {line}\n" in ctl_of(story[0], "drift").stdout
 
 
 def alarm(session: Session) -> None:
@@ -176,7 +195,8 @@ def alarm(session: Session) -> None:
     column = DriftColumn("shop", "chi2_p", 0.001, 0.01, True, 5, 2, since=6)
     mine = DriftColumn("language[tenant=acme]", "chi2_p", 0.002, 0.01, True, 4, 2, since=6, slice="tenant=acme")
     told = ("psi", True, True, "inputs", "shop drifted", (column, mine), (0, 5), (0, 7))
-    report = DriftReport(*told, slices=("tenant=acme", "tenant=zeta"))
+    asked = Questions(31_204, 690.0, 0.412, 0.321, 0.497)
+    report = DriftReport(*told, slices=("tenant=acme", "tenant=zeta"), questions=asked)
     session.add(DriftRow(slot=1, detector="psi", drifted=True, report=codec.drift_to_json(report), at=NOW))
 
 

@@ -15,7 +15,7 @@ from feedback.records import question
 from feedback.tables import Record
 from feedback.topics import topic
 from policies.errors import Misconfigured, Refused
-from policies.model import DriftColumn, DriftReport
+from policies.model import DriftColumn, DriftReport, Questions
 
 DRIFTED = DriftReport(
     "psi",
@@ -138,6 +138,11 @@ def test_merged_reports_say_where_it_drifted_and_cover_both_windows() -> None:
     assert [column.column for column in merged.columns] == ["x", "rating"]
     bad = replace(STEADY, drifted=True, kind="outcomes", columns=(replace(RATING, drifted=True),))
     assert drifting.merge({"inputs": DRIFTED, "outcomes": bad}).kind == "both"
+
+
+def test_what_a_look_told_of_questions_stays_when_another_detectors_report_joins_it() -> None:
+    told = replace(STEADY, questions=Questions(310, 0.0, 0.4, 0.3, 0.5))
+    assert drifting.merge({"cheap": told, "meaning": DRIFTED}).questions == told.questions
 
 
 def test_the_policys_minimum_takes_back_what_too_few_values_said() -> None:

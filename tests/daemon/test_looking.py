@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,10 @@ from tests import fresh
 DAY = 86400.0
 RULE = Drift(evidence="", evidence_schedule="", current=800, blocks=4, agree=3, minimum=200)
 OLD, NEW = "bot@old", "bot@new"
+
+
+def hashed(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 @dataclass
@@ -50,7 +55,9 @@ class Place:
             columns = sketch.columns(made[-1]["features"], question(made[-1]["body"]["messages"]), "yes", rating)
             tenant = made[-1].get("tenant", "")
             observed.append(
-                sketch.Observation("bot", self.seq, "feedback", columns, day, version, tenant, self.rule.slices)
+                sketch.Observation(
+                    "bot", self.seq, "feedback", columns, day, version, tenant, self.rule.slices, hashed(asked)
+                )
             )
         if made:
             with Session(self.engine) as session, session.begin():
@@ -147,6 +154,29 @@ def test_other_questions_are_found_with_their_beginning_which_later_looks_keep(p
     since.append(next(c["since"] for c in place.seen[-1].report["columns"] if c["column"] == "topic"))
     assert since[0] == since[1]
     assert abs(since[0] - begin) <= 200
+
+
+def test_which_questions_are_new_is_told_and_never_alarms(place: Place) -> None:
+    for text, repeats in (("my card {n}?", False), ("my card 00007?", True)):
+        for _ in range(4):
+            place.say(200, text=text)
+            row = place.look()
+            assert row is not None
+            assert not row.drifted
+        known = 1.0 if repeats else 0.0
+        assert row.report["questions"] == {
+            "distinct": 1 if repeats else 800, "error": 0.0, "known": known, "low": known, "high": known,
+        }  # fmt: skip
+
+
+def test_questions_are_unknown_against_a_reference_that_was_frozen_without_them(place: Place) -> None:
+    with Session(place.engine) as session, session.begin():
+        for row in session.scalars(select(Baseline)):
+            row.aggregates = {name: value for name, value in row.aggregates.items() if name != "asked"}
+    place.say(200)
+    row = place.look()
+    assert row is not None
+    assert (row.report["questions"]["distinct"], row.report["questions"]["known"]) == (200, None)
 
 
 def test_one_odd_block_does_not_alarm(place: Place) -> None:

@@ -16,7 +16,7 @@ from daemon.jobs import JobSpec
 from daemon.models import Ref, load
 from daemon.testing import InlineJobs
 from daemon.training import parse
-from daemon.training.lora import Options
+from daemon.training.lora_options import Options
 from daemon.training.shape import KINDS, PROMPTED, Shape
 from policies.errors import Misconfigured
 from policies.model import JobView

@@ -19,7 +19,8 @@ from daemon.jobs.local import LocalJobs
 from daemon.models import Ref, load
 from daemon.testing import InlineJobs
 from daemon.training import examples, parse
-from daemon.training.lora import ENGINES, Options, plan
+from daemon.training.lora import plan
+from daemon.training.lora_options import ENGINES, Options
 from daemon.training.resume import read_json_whole
 from policies.errors import Misconfigured, Refused
 from policies.model import JobView

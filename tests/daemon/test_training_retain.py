@@ -291,7 +291,7 @@ def test_a_new_record_counts_as_often_as_it_is_favoured() -> None:
 @pytest.mark.parametrize("kind", ["pissa", "prefix", "prompt"])
 @pytest.mark.parametrize("way", [{"slao": True}, {"sft_osf": 0.5}])
 def test_ways_that_look_at_a_loras_factors_are_refused_where_there_are_none(kind: str, way: dict[str, Any]) -> None:
-    from daemon.training.lora import Options
+    from daemon.training.lora_options import Options
 
     with pytest.raises(ValueError, match="has none of its own"):
         Options(kind=kind, **way)

@@ -3,19 +3,21 @@
 import json
 import random
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, delete, event
 from sqlalchemy.orm import Session
 
 from feedback import sketch, windows
+from feedback.asked import Asked
 from feedback.db import connect
 from feedback.records import question
-from feedback.tables import Record
+from feedback.tables import Record, Sketch
 from feedback.topics import topic
 from policies.errors import Corrupt, Refused
 from tests import fresh
@@ -64,10 +66,17 @@ def fill(session: Session, draw: random.Random) -> None:
         text = question(row.body["messages"])
         columns = sketch.columns(row.features, text, "so", row.rating)
         seen.append(
-            sketch.Observation(deployment, seq, kind, columns, "1", version(seq), row.tenant, ("tenant", "device"))
+            sketch.Observation(
+                deployment, seq, kind, columns, "1", version(seq), row.tenant, ("tenant", "device"), asked(seq)
+            )
         )
     sketch.add(session, seen[:2025])
     sketch.add(session, seen[2025:])
+
+
+def asked(seq: int) -> str:
+    """The keyed hash of a question that comes again after 900 records."""
+    return sha256(str(seq % 900).encode()).hexdigest()
 
 
 def version(seq: int) -> str:
@@ -253,6 +262,41 @@ def test_freezing_and_thawing_loses_nothing_but_the_sample(session: Session) -> 
     assert windows.aggregates(thawed) == windows.aggregates(window)
     outcomes = windows.window(session, "bot", "outcomes", 500, 3500, version="bot@old")
     assert windows.thaw(json.loads(json.dumps(windows.aggregates(outcomes)))).columns == outcomes.columns
+
+
+def test_a_window_knows_what_its_records_asked(session: Session, rows: Any) -> None:
+    for window in (
+        windows.window(session, "bot", "inputs", 999, 2999),
+        windows.current(session, "bot", "inputs", size=300, blocks=2, after=0),
+        windows.window(session, "bot", "inputs", ROWS, ROWS),
+    ):
+        hashes = {int(asked(seq)[-10:], 16) for seq, _ in rows if window.first < seq <= window.last}
+        assert window.asked == Asked(window.n, tuple(sorted(hashes)))
+        assert windows.thaw(json.loads(json.dumps(windows.aggregates(window)))).asked == window.asked
+        assert not any(one.asked for one in window.slices.values())
+    parts = [windows.window(session, "bot", "inputs", *span) for span in ((0, 1999), (1999, 3999))]
+    assert windows.joined(parts).asked == windows.window(session, "bot", "inputs", 0, 3999).asked
+    assert windows.window(session, "bot", "outcomes", 0, ROWS, version="bot@old").asked is None
+
+
+def test_what_was_asked_is_unknown_where_one_block_was_ingested_before_it_was_kept(engine: Engine) -> None:
+    with Session(engine) as session:  # rolled back
+        mine = (Sketch.deployment == "bot", Sketch.kind == "exposure/questions", Sketch.block == 12)
+        session.execute(delete(Sketch).where(*mine))
+        assert windows.window(session, "bot", "inputs", 999, 2999).asked is None
+        assert windows.window(session, "bot", "inputs", 1299, 2999).asked is not None
+        found = windows.window(session, "bot", "inputs", 999, 2999)
+        assert windows.thaw(json.loads(json.dumps(windows.aggregates(found)))).asked is None
+
+
+def test_a_window_frozen_before_questions_were_kept_still_thaws(session: Session) -> None:
+    frozen = windows.aggregates(windows.window(session, "bot", "inputs", 999, 2999))
+    del frozen["asked"]
+    thawed = windows.thaw(frozen)
+    assert (thawed.asked, thawed.n) == (None, frozen["n"])
+    assert windows.joined([thawed, windows.window(session, "bot", "inputs", 2999, 3999)]).asked is None
+    with pytest.raises(Corrupt):
+        windows.thaw({**frozen, "asked": {"n": 3, "hashes": ["?"]}})
 
 
 def test_a_window_frozen_before_weekdays_were_kept_still_thaws() -> None:

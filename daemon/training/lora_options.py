@@ -1,0 +1,135 @@
+"""What a LoRA update can be told by a policy.
+
+Owns: the options' meaning and which of them exclude each other. Called by `lora`.
+"""
+
+from dataclasses import dataclass
+
+from daemon.training.shape import Shape
+
+STAGES = ("sft", "dpo", "kto")
+ENGINES = ("packed", "trl")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The adapter: `kind` is "lora", "rslora", "dora", "pissa", "prefix" or "prompt". vLLM serves no "dora", "prefix" and
+    "prompt", transformers' load_adapter no "prefix" and "prompt"; PEFT loads all. A "pissa" is saved as a LoRA of twice its
+    rank, over the base as it is. The kinds of LoRA have `rank`, `alpha`, `dropout` and `targets` ("all-linear" or names,
+    comma-separated); `rank` and `targets` may be "auto": found by a short trial where an adapter begins fresh, the
+    champion's own where it is continued. `freeze_layers` lowest layers get none. "prefix" and "prompt" have
+    `virtual_tokens` and take as much of the context; they and "pissa" need engine = "packed".
+    `merge_depth`: with so many updates on its adapter (0: never; below the policy's max_depth), the champion is merged
+    into its unquantised base, and what is trained on that is merged as well: a version of full weights.
+    `engine`: "packed", our own step (weights act in every loss, nothing is padded), or "trl", TRL's trainers, several
+    times slower: the reference that ours is tested against (weights of pairs and ratings act by drawing).
+    `quantisation` of the base while training: "", "nf4" or "int8". `max_length` in tokens (0: the base's context);
+    longer examples are left out and counted. `batch` examples a step, `micro_batch` at once (0: all of them).
+    `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
+    it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
+    `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
+    the correction as a whole counts the same).
+    `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
+    learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
+    answers that it already gives (above 0 it needs engine = "packed").
+    These, too, are about SFT and need engine = "packed": `sft_forgotten`: share in (0, 1] of the replayed answers that are
+    trained on, those that the champion is least sure of (1: all; the others cost a look each). `sft_mask`: perplexity
+    under the champion above which a token isn't learned (0: all are). `sft_ewc`: strength of the pull on weights that
+    replayed answers need (0: none). `sft_osf`: share in [0, 1) of the dominant directions of every adapted layer along
+    which nothing moves (0: none; it needs an unquantised base).
+    `favour_new`: how many times as much a new record counts as a replayed one that is as old and as trusted.
+    `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
+    `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
+    `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors (neither it
+    nor `sft_osf` goes with "pissa", "prefix" or "prompt").
+    `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
+    AdamW.
+    `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
+    """
+
+    engine: str = "packed"
+    kind: str = "lora"
+    rank: int | str = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str = "all-linear"
+    freeze_layers: int = 0
+    virtual_tokens: int = 16
+    merge_depth: int = 0
+    quantisation: str = ""
+    max_length: int = 0
+    batch: int = 16
+    micro_batch: int = 0
+    sft: bool = True
+    sft_minimum: int = 1
+    sft_epochs: float = 3.0
+    sft_lr: float = 2e-4
+    sft_drop: float = 0.0
+    sft_hold: float = 0.0
+    sft_forgotten: float = 1.0
+    sft_mask: float = 0.0
+    sft_ewc: float = 0.0
+    sft_osf: float = 0.0
+    dpo: bool = True
+    dpo_minimum: int = 50
+    dpo_epochs: float = 1.0
+    dpo_lr: float = 2e-5
+    dpo_beta: float = 0.1
+    dpo_robust: float = 0.1
+    kto: bool = True
+    kto_minimum: int = 50
+    kto_epochs: float = 1.0
+    kto_lr: float = 2e-5
+    kto_beta: float = 0.1
+    edit_weight: float = 1.0
+    favour_new: float = 1.0
+    imitate_positives: bool = True
+    merge: float = 1.0
+    slao: bool = False
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    save_steps: int = 200
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is one of {', '.join(ENGINES)}")
+        if self.edit_weight < 1 or self.favour_new <= 0 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it; favour_new is above 0')
+        self._check_adapter()
+        if self.batch < 2:
+            raise ValueError("batch is at least 2")
+        if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
+            raise ValueError(f"micro_batch {self.micro_batch} is at least 2 and divides batch {self.batch}")
+        if self.quantisation not in ("", "nf4", "int8"):
+            raise ValueError('quantisation is "", "nf4" or "int8"')
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError("schedule is cosine, linear or constant")
+        if not 0 <= self.dpo_robust < 0.5:
+            raise ValueError("dpo_robust lies in [0, 0.5)")
+        if not 0 <= self.sft_drop < 1:
+            raise ValueError("sft_drop lies in [0, 1)")
+        if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:
+            raise ValueError("sft_hold lies in [0, 1], sft_forgotten and merge in (0, 1]")
+        if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0 or not 0 <= self.sft_osf < 1:
+            raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0, sft_osf lies in [0, 1)")
+        held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
+        if held and self.engine == "trl":
+            raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
+        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
+            raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
+
+    def _check_adapter(self) -> None:
+        prompted = Shape.of(self).prompted
+        if self.merge_depth < 0 or (self.merge_depth and prompted):
+            raise ValueError("merge_depth is at least 0, and 0 for a prefix or prompt")
+        if (prompted or self.kind == "pissa") and self.engine != "packed":
+            raise ValueError(f'kind = "{self.kind}" needs engine = "packed"')
+        if (self.slao or self.sft_osf) and (prompted or self.kind == "pissa"):
+            raise ValueError(
+                f'slao and sft_osf look at the factors of a LoRA: kind = "{self.kind}" has none of its own'
+            )
+        if self.kind == "pissa" and self.quantisation:
+            raise ValueError('kind = "pissa" takes parts out of the weights: it needs quantisation = ""')
