@@ -85,9 +85,10 @@ def weigh(method: str, experience: Sequence[Experience], prices: Costs) -> Weigh
     cost, worth = money(past.usage, prices), 100 * past.gain * prices.worth
     if cost is None:
         return Weighing(reason="its cost is not weighed: nothing that has a price was measured")
+    tries = "attempt" if past.attempts == 1 else count(past.attempts, "attempt")
     told = (
         f"{cost:.2f} {prices.currency} for an expected gain of {100 * past.gain:.1f} points, worth {worth:.2f} "
-        f"(by its last {count(past.attempts, 'attempt')})"
+        f"(by its last {tries})"
     )
     dear = cost > worth
     return Weighing(dear, f"{NAMES.get(method, method)} would cost {told}" if dear else f"expected to cost {told}")
