@@ -7,7 +7,7 @@ and retry is an outcome, and `decide` says what follows. Called by `daemon.loop`
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from daemon import baselines, judging, learning, serving
+from daemon import baselines, costs, judging, learning, serving
 from daemon.answer import Answer, Apply, nothing
 from daemon.context import Context
 from daemon.tables import Cycle, MeasurementRow, Slot, VersionRow
@@ -36,7 +36,7 @@ def carry_out(context: Context, slot: Slot, cycle: Cycle | None, action: Action,
         return Answer(outcome, note=str(error), error=str(error), apply=_heading(action))
     except (Refused, Misconfigured) as error:
         note = f"{error} ({error.hint})" if error.hint else str(error)
-        return Answer(Outcome.REFUSED, note=note, error=note, apply=_refused(context, slot, action, note))
+        return Answer(Outcome.REFUSED, note=note, error=note, apply=_refused(context, slot, cycle, action, note))
 
 
 def _do(context: Context, slot: Slot, cycle: Cycle | None, action: Action, snapshot: Snapshot) -> Answer:
@@ -159,14 +159,16 @@ def _score(session: Session, evaluation: str, version: str) -> float:
 
 def stop(context: Context, cycle: Cycle, action: actions.Cancel | actions.Fail) -> Answer:
     """Stop the running job, if any, and end the cycle."""
+    spent = None
     if cycle.job:
+        spent = costs.taken(context, cycle.job)
         context.jobs.cancel(cycle.job)
     failed = isinstance(action, actions.Fail)
-    close = _closing(context, "failed" if failed else "cancelled", action.reason)
+    close = _closing(context, "failed" if failed else "cancelled", action.reason, spent)
     return Answer(Outcome.FAILED if failed else Outcome.CANCELLED, facts={"job": cycle.job}, apply=close)
 
 
-def _closing(context: Context, outcome: str, reason: str) -> Apply:
+def _closing(context: Context, outcome: str, reason: str, spent: costs.Taken | None) -> Apply:
     now = context.clock.now()
 
     def apply(session: Session, slot: Slot, cycle: Cycle | None) -> None:
@@ -174,18 +176,21 @@ def _closing(context: Context, outcome: str, reason: str) -> Apply:
             row = session.get(VersionRow, cycle.candidate)
             if row is not None and row.state == "candidate":
                 row.state = "rejected"
+        if cycle is not None:
+            costs.write(session, context, cycle, judging.subject(cycle), spent)
         serving.end_cycle(slot, cycle, outcome, reason, now)
 
     return apply
 
 
-def _refused(context: Context, slot: Slot, action: Action, note: str) -> Apply:
+def _refused(context: Context, slot: Slot, cycle: Cycle | None, action: Action, note: str) -> Apply:
     """What a refusal leaves behind: learning ends its cycle; a half-done change of traffic heads back."""
     if isinstance(action, actions.Rollback):
         return nothing
     if slot.phase in HALFWAY:
         return _towards(serving.before(slot))
-    return _closing(context, "refused", note)
+    spent = costs.taken(context, cycle.job) if cycle is not None and cycle.job else None
+    return _closing(context, "refused", note, spent)
 
 
 def _heading(action: Action) -> Apply:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from daemon import commands, evidence, holding, metrics, tallies, views
+from daemon import commands, evidence, holding, metrics, spent, tallies, views
 from daemon import goldens as sets
 from daemon.config import Settings
 from daemon.peers import OPERATOR, actor_of, listens, role_of
@@ -125,6 +125,10 @@ def _views(made: FastAPI, desk: _Desk) -> None:
     @made.get("/cycles")
     def cycles(deployment: str = "", limit: int = 20) -> list[dict[str, Any]]:
         return desk.see(lambda session: views.cycles(session, deployment=deployment, limit=limit))
+
+    @made.get("/costs")
+    def costs(deployment: str = "") -> list[dict[str, Any]]:
+        return desk.see(lambda session: spent.months(session, deployment=deployment))
 
     @made.get("/drift")
     def drift(peer: Peer, deployment: str = "") -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
-from daemon import ancestry, codec, goldens, learning, ledger
+from daemon import ancestry, codec, costs, goldens, learning, ledger
 from daemon.answer import Answer
 from daemon.context import Context
 from daemon.jobs import JOB, JobSpec, read_json
@@ -33,12 +33,15 @@ def begin(context: Context, slot: Slot, cycle: Cycle) -> Answer:
         evidence["source"] = context.policy.method.teacher
     row = learning.version_row(context, name, cycle, evidence=evidence, now=now)
     key = f"{cycle.job}.eval"
+    spent = costs.taken(context, cycle.job)
     start(context, slot, cycle, name, key)
     values = {c.key: getattr(row, c.key) for c in VersionRow.__table__.columns}
 
     def apply(session: Session, _slot: Slot, kept: Cycle | None) -> None:
         assert kept is not None
         learning.ensure_version(session, VersionRow(**values))
+        session.flush()
+        costs.write(session, context, kept, name, spent)
         if kept.step == learning.TEACHER:
             kept.teacher = name
         else:
@@ -120,7 +123,7 @@ def collect(context: Context, slot: Slot, cycle: Cycle) -> Answer:
         return [{**codec.to_json(m), "said": ""} for m in found]
 
     rows += db.read(context.engine, lineage)
-    spent = _spent(context, slot, cycle)
+    spent, cost = _spent(context, slot, cycle), costs.taken(context, cycle.evaluation)
     verdicts = judge(context, slot, cycle, [_measurement(row) for row in rows], spent)
 
     def apply(session: Session, _slot: Slot, kept: Cycle | None) -> None:
@@ -128,6 +131,7 @@ def collect(context: Context, slot: Slot, cycle: Cycle) -> Answer:
         kept.spent_seconds += seconds
         session.execute(delete(MeasurementRow).where(MeasurementRow.evaluation == cycle.evaluation))
         session.execute(insert(MeasurementRow), [{**row, "evaluation": cycle.evaluation} for row in rows])
+        costs.write(session, context, kept, version, cost)
         ledger.write(session, slot, cycle, version, spent, context.clock.now())
         _store(session, context, slot, cycle, verdicts)
 

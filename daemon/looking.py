@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from daemon import baselines, clock, codec, drifting
+from daemon import baselines, clock, codec, costs, drifting
 from daemon.audit import log as audit
 from daemon.context import Context
 from daemon.jobs import JobSpec
@@ -307,6 +307,7 @@ def _collect(session: Session, context: Context, slot_id: int, key: str, error: 
         if error
         else codec.drift_from_json({**context.jobs.result(key), "at": now})
     )
+    costs.write(session, context, None, "", costs.taken(context, key))
     _add(session, slot, detector, report)
     if detector != MEANING:
         clock.done(session, f"evidence/{slot.deployment}/{slot.tenant}", now)

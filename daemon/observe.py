@@ -7,7 +7,7 @@ also stores the decision, so that a decision's inputs can't change under it.
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from daemon import baselines, codec, goldens
+from daemon import baselines, codec, costs, goldens
 from daemon.context import Context
 from daemon.tables import CommandRow, Cycle, Decision, DriftRow, Due, Slot, VerdictRow, VersionRow
 from feedback import store
@@ -16,6 +16,7 @@ from policies.model import (
     CommandView,
     CycleView,
     DriftReport,
+    Experience,
     JobView,
     Past,
     Phase,
@@ -78,7 +79,14 @@ def observe(session: Session, slot: Slot, context: Context, granted: tuple[bool,
         granted=granted[0],
         not_granted=granted[1],
         seed=_seed(session, slot),
+        experience=_experience(session, slot, context),
     )
+
+
+def _experience(session: Session, slot: Slot, context: Context) -> tuple[Experience, ...]:
+    """Looked up only where a method may be chosen by its cost."""
+    weighed = slot.phase == Phase.IDLE and context.policy.costs.worth > 0
+    return costs.experience(session, slot) if weighed else ()
 
 
 def version_view(session: Session, name: str) -> VersionView | None:

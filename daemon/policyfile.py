@@ -128,6 +128,9 @@ def _check(policy: Policy, place: Place) -> None:
         _check_numbers(options, place.inside(f"gates.{name}"))
     if policy.ledger.candidates < 1:
         raise Misconfigured(f"{place.key('ledger.candidates')} = {policy.ledger.candidates:g}", hint="write 1 or more")
+    currency = policy.costs.currency
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+        raise Misconfigured(f"{place.key('costs.currency')} = {currency!r}", hint='three capital letters, as "EUR"')
     _check_cron(policy.triggers.schedule, place.inside("triggers"), "schedule")
     _check_cron(policy.drift.evidence_schedule, place.inside("drift"), "evidence_schedule")
     _check_drift(policy.drift, place.inside("drift"))

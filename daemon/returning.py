@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from daemon import proving
+from daemon import costs, proving
 from daemon.audit import log as audit
 from daemon.context import Context
 from daemon.jobs import JobSpec
@@ -143,6 +143,7 @@ def _note(session: Session, context: Context, slot_id: int, waiting: Waiting, pr
         remember(session, slot, waiting)
         return None
     remember(session, slot, None)
+    costs.write(session, context, session.get(Cycle, waiting.cycle), "", costs.taken(context, waiting.key))
     if slot.champion != waiting.version:
         return None
     audit.append(

@@ -6,7 +6,7 @@ decide when. Called by `daemon.act`.
 
 from sqlalchemy.orm import Session
 
-from daemon import baselines, judging, proving, returning
+from daemon import baselines, costs, judging, proving, returning
 from daemon.answer import Answer
 from daemon.context import Context
 from daemon.jobs import JobSpec
@@ -25,7 +25,7 @@ def promote(context: Context, slot: Slot, cycle: Cycle, action: Promote) -> Answ
     """
     key = f"{cycle.evaluation}.prove"
     if cycle.job == key and context.jobs.find(key).state == "done":
-        return _proven(context, action, context.jobs.result(key))
+        return _proven(context, action, context.jobs.result(key), costs.taken(context, key))
     if cycle.job == key and (found := context.jobs.find(key)).state == "failed":
         context.jobs.start(_proof(context, cycle, action.version, key))
         raise Transient(f"the proof of serving failed: {found.error}", hint="is the target reachable?")
@@ -53,24 +53,26 @@ def _proof(context: Context, cycle: Cycle, version: str, key: str) -> JobSpec:
     )
 
 
-def _proven(context: Context, action: Promote, result: dict[str, object]) -> Answer:
+def _proven(context: Context, action: Promote, result: dict[str, object], spent: costs.Taken | None) -> Answer:
     facts = {"version": action.version, "proof": result, "share": action.share}
     if not result.get("serves"):
         note = (
             f"the target answered {result.get('matched')} of {result.get('asked')} recorded prompts as the version does"
         )
-        return Answer(Outcome.MISSERVED, note=note, facts=facts, apply=_misserved)
+
+        def misserved(session: Session, slot: Slot, kept: Cycle | None) -> None:
+            costs.write(session, context, kept, action.version, spent)
+            slot.rolling_back_to = slot.champion
+
+        return Answer(Outcome.MISSERVED, note=note, facts=facts, apply=misserved)
 
     def apply(session: Session, slot: Slot, kept: Cycle | None) -> None:
         assert kept is not None
+        costs.write(session, context, kept, action.version, spent)
         install(session, context, slot, action.version)
         slot.window_end, slot.ramp_step, slot.ramp_since = kept.window_last, 0, context.clock.now()
 
     return Answer(Outcome.PROMOTED if action.share >= 1.0 else Outcome.RAMPING, facts=facts, apply=apply)
-
-
-def _misserved(_session: Session, slot: Slot, _cycle: Cycle | None) -> None:
-    slot.rolling_back_to = slot.champion
 
 
 def install(session: Session, context: Context, slot: Slot, version: str) -> None:

@@ -192,6 +192,38 @@ class LedgerRow(Base):
     __table_args__ = (UniqueConstraint("evaluation", "gate"), Index("ledger_items", "deployment", "gate", "items"))
 
 
+class CostRow(Base):
+    """What a job took that came to an end, over all its attempts; None where nobody could measure it.
+
+    `cycle` is 0, `version` and `method` are "" for a drift report. `money` by the prices of its day; `device` is what it
+    ran on, `counters` (RAPL, NVML) are whose joules these are.
+    """
+
+    __tablename__ = "costs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job: Mapped[str]
+    kind: Mapped[str]
+    deployment: Mapped[str]
+    cycle: Mapped[int]
+    version: Mapped[str]
+    method: Mapped[str]
+    at: Mapped[float]
+    seconds: Mapped[float]
+    cpu_seconds: Mapped[float | None]
+    gpu_seconds: Mapped[float | None]
+    joules: Mapped[float | None]
+    tokens: Mapped[int | None] = mapped_column(BigInt)
+    money: Mapped[float | None]
+    currency: Mapped[str]
+    device: Mapped[str]
+    counters: Mapped[str]
+    __table_args__ = (
+        UniqueConstraint("job"),
+        Index("costs_deployment", "deployment", "at"),
+        Index("costs_cycle", "cycle"),
+    )
+
+
 class DriftRow(Base):
     """A drift report as it was made."""
 

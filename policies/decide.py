@@ -108,7 +108,7 @@ def _idle(snapshot: Snapshot, policy: Policy) -> Action:
     hold = held(snapshot, policy, trigger)
     if hold is not None:
         return Wait(f"{trigger.reason}; but {hold.reason}", hold.cause)
-    choice = choose(snapshot, policy)
+    choice = choose(snapshot, policy, weigh=trigger.name != "command")
     if choice.method == "nothing":
         return Wait(f"{trigger.reason}; but {choice.reason}", "method")
     reason = f"{trigger.reason}; {choice.reason}"

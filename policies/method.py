@@ -3,8 +3,9 @@
 Owns: the choice and its reason. Refuses to know how a method trains. Called by `policies.decide`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from policies import costs
 from policies.model import DriftReport, Snapshot, VersionView
 from policies.policy import Policy
 from policies.triggers import newer_teacher
@@ -12,6 +13,7 @@ from policies.words import listed
 
 LARGE_SHARE = 0.5
 UPDATES = {"lora": "LoRA update", "full": "full fine-tuning"}
+CHEAPEST = "lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +25,52 @@ class Choice:
     reason: str
 
 
-def choose(snapshot: Snapshot, policy: Policy) -> Choice:
-    """The repair that the slot needs, of those that the policy allows, whatever asked for it first.
+def choose(snapshot: Snapshot, policy: Policy, *, weigh: bool = True) -> Choice:
+    """The repair that the slot needs, of those that the policy allows and, where costs are weighed, is worth its cost.
 
     A re-distillation repairs what adapters can't: a stack of them, a teacher that is newer than its student, a drift of
     questions and answers at once. Else the LoRA update, which is cheaper. Its first step is always the teacher, which
     passes gates of its own before a student learns from it. Full fine-tuning is taken where the policy names it before
     the LoRA update, and where a re-distillation is needed but not to be had: it leaves no stack of adapters either.
+
+    Cost and gain are those of earlier attempts (`policies.costs`); what is not known is not weighed, and the reason says
+    so. But nothing other than a LoRA update takes a place only because nobody knows what it costs. `weigh` is false for a
+    person's command, which is also the way to new experience.
     """
+    against: list[str] = []
+    for choice in _possible(snapshot, policy):
+        if not weigh:
+            return choice
+        weighing = costs.weigh(choice.method, snapshot.experience, policy.costs)
+        if weighing.dear:
+            against.append(weighing.reason)
+        elif against and choice.method != CHEAPEST and not costs.tried(choice.method, snapshot.experience):
+            against.append(f"what {costs.NAMES[choice.method]} would cost and bring is not known")
+        else:
+            said = [reason for reason in (choice.reason, weighing.reason, *against) if reason]
+            return replace(choice, reason="; ".join(said))
+    if against:
+        return Choice("nothing", "", f"{'; '.join(against)}; learnctl train starts it all the same")
+    lacks = "the policy names no teacher" if "distill" in policy.method.allowed else "the policy allows no method"
+    return Choice("nothing", "", f"nothing can be trained: {lacks}")
+
+
+def _possible(snapshot: Snapshot, policy: Policy) -> list[Choice]:
+    """What the policy allows, the one that the slot needs first."""
     allowed = policy.method.allowed
     can_distill = "distill" in allowed and bool(policy.method.teacher)
     why = _why_distill(snapshot, policy)
-    if why and can_distill:
-        return Choice("distill", "teacher", f"re-distillation: {why}")
     updates = [name for name in allowed if name in UPDATES]
-    if updates:
-        name = "full" if why and "full" in updates else updates[0]
-        return Choice(name, "candidate", f"{UPDATES[name]}: {_why_not_distill(snapshot, policy, why, can_distill)}")
+    if why and "full" in updates:
+        updates = ["full", *(name for name in updates if name != "full")]
+    because = _why_not_distill(snapshot, policy, why, can_distill)
+    found = [Choice(name, "candidate", f"{UPDATES[name]}: {because}") for name in updates]
     if can_distill:
-        return Choice("distill", "teacher", "re-distillation: the policy allows no update")
-    if "echo" in allowed:
-        return Choice("echo", "candidate", "echo: the only method that the policy allows")
-    lacks = "the policy names no teacher" if "distill" in allowed else "the policy allows no method"
-    return Choice("nothing", "", f"nothing can be trained: {lacks}")
+        reason = why or ("in place of an update" if found else "the policy allows no update")
+        found.insert(0 if why else len(found), Choice("distill", "teacher", f"re-distillation: {reason}"))
+    if not found and "echo" in allowed:
+        found.append(Choice("echo", "candidate", "echo: the only method that the policy allows"))
+    return found
 
 
 def fresh(champion: VersionView | None, policy: Policy) -> bool:
@@ -79,8 +104,7 @@ def _why_not_distill(snapshot: Snapshot, policy: Policy, why: str, can_distill: 
         return f"{why}, but the policy {lacks}"
     parts = [f"{depth} of {policy.method.distill_depth} adapter updates stacked"]
     if can_distill:
-        parts.append("no newer teacher")
-        parts.append("no drift that asks for more")
+        parts += [why] if why else ["no newer teacher", "no drift that asks for more"]
     if fresh(snapshot.champion, policy):
         parts.append("starting a fresh adapter")
     return listed(parts)

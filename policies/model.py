@@ -325,6 +325,30 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a job took, or several: wall, CPU and GPU seconds, joules, tokens trained on. None: nobody could measure it."""
+
+    seconds: float = 0.0
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+    joules: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What the last `attempts` of a method took and brought on average: `gain` on the judge records, points of 1.
+
+    An attempt whose candidate was turned down brought nothing.
+    """
+
+    method: str
+    attempts: int
+    usage: Usage
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """Transient failures of the act that `decide` asked for last in this phase."""
 
@@ -339,6 +363,7 @@ class Snapshot:
     """One slot at one moment: all that `decide` may know, rebuilt from the database every tick.
 
     `counts` are of (past.window_end, head], `judge_total` of all time. `attempt.action` is an action's class name.
+    `experience`: of methods that were tried in this slot, looked up only where one may be chosen by its cost.
     `rolling_back_to` names where an unfinished rollback is heading ("" while there is none); `ramp_since` is when the
     traffic got its present share.
     """
@@ -378,3 +403,4 @@ class Snapshot:
     granted: bool = True
     not_granted: str = ""
     seed: int = 0
+    experience: tuple[Experience, ...] = ()

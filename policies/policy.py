@@ -135,6 +135,22 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """What learning costs and what it is worth, in `currency` (three letters, ISO 4217).
+
+    `gpu_hour`, `cpu_hour` (of one core) and `kwh` are prices (0: not charged); energy counts where it can be read.
+    `worth`: of one point (1 %) of gain on the judge records. A method whose expected gain is worth less than it is
+    expected to cost is not chosen (0: costs are told, not weighed).
+    """
+
+    gpu_hour: float = 0.0
+    cpu_hour: float = 0.0
+    kwh: float = 0.0
+    worth: float = 0.0
+    currency: str = "EUR"
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """Shares of traffic in order, the last is 1; `dwell_hours` on each. `attempts`: of a promotion, then rollback.
 
@@ -168,6 +184,7 @@ class Policy:
     trust: Trust = TRUST
     watch: WatchRule = WatchRule()
     ledger: Ledger = Ledger()
+    costs: Costs = Costs()
     rollout: Rollout = Rollout()
     approvals: Approvals = Approvals()
     gates: Mapping[str, Any] = field(default_factory=dict)

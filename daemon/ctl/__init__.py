@@ -52,6 +52,7 @@ for name, command in (
     ("show", showing.show),
     ("cycles", reading.cycles),
     ("versions", reading.versions),
+    ("costs", reading.costs),
     ("drift", reading.drift),
     ("dead-letters", reading.dead_letters),
     ("commands", reading.commands),

@@ -15,7 +15,7 @@ import typer
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
-from daemon import commands, evidence, schema, views
+from daemon import commands, evidence, schema, spent, views
 from daemon.clock import SystemClock
 from daemon.config import Settings, load
 from daemon.ctl.shared import config_of
@@ -54,6 +54,7 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "cycles": views.cycles,
     "drift": views.drift,
     "dead_letters": views.dead_letters,
+    "costs": spent.months,
     "versions": evidence.versions,
     "show": evidence.show,
     "items": evidence.items,

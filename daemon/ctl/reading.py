@@ -1,4 +1,4 @@
-"""Lists: cycles, versions, drift, dead letters, commands. They need no daemon.
+"""Lists: cycles, versions, costs, drift, dead letters, commands. They need no daemon.
 
 Owns: the columns of these tables. Refuses to query. Called by `daemon.ctl`.
 """
@@ -11,6 +11,7 @@ from daemon.clock import SystemClock
 from daemon.ctl import client, render
 from daemon.ctl.shared import Json, Limit, Only
 from policies import words
+from policies.costs import HOUR, KWH
 
 PROMPT = 100  # letters of a prompt that are shown in a line
 
@@ -67,6 +68,36 @@ def versions(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
             for row in rows
         ],
         empty="no version yet: learnd adopts the model when it starts",
+    )
+
+
+def costs(context: typer.Context, deployment: Only = "", json: Json = False) -> None:
+    """What learning cost, by deployment and month (UTC): hours, energy, tokens, and money by the policy's prices.
+
+    Blank is what nobody could measure, and no money where the policy sets no price. Energy counts all that ran meanwhile.
+
+    Example: learnctl costs --deployment support-bot
+    """
+    rows = client.door(context).see("costs", deployment=deployment)
+    if json:
+        return render.dump(rows)
+    return render.table(
+        ("deployment", "month", "attempts", "promoted", "CPU hours", "GPU hours", "kWh", "tokens", "money"),
+        [
+            (
+                row["deployment"],
+                row["month"],
+                words.count(row["attempts"]),
+                words.count(row["promoted"]),
+                render.amount(row["cpu_seconds"], HOUR),
+                render.amount(row["gpu_seconds"], HOUR),
+                render.amount(row["joules"], KWH),
+                render.number(row["tokens"]),
+                render.money(row["money"]),
+            )
+            for row in rows
+        ],
+        empty="nothing was spent yet; learnctl status says why",
     )
 
 

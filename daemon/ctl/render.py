@@ -87,6 +87,19 @@ def number(value: Any) -> str:
     return words.count(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def amount(value: float | None, unit: float) -> str:
+    """A quantity in a larger unit, to a hundredth below ten; blank where it isn't known."""
+    if value is None:
+        return ""
+    told = value / unit
+    return "<0.01" if 0 < told < 0.01 else f"{told:.2f}" if 0 < told < 10 else f"{told:,.1f}"
+
+
+def money(by_currency: dict[str, float]) -> str:
+    """`12.40 EUR`, each currency by itself; blank where nothing has a price."""
+    return " + ".join(f"{value:,.2f} {currency}" for currency, value in sorted(by_currency.items()))
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
     """A plain table, or what it means that there is nothing."""
     grid = Table(*heads, box=None, pad_edge=False, header_style="bold" if sys.stdout.isatty() else "")

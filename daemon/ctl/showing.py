@@ -12,6 +12,7 @@ from daemon.clock import SystemClock
 from daemon.ctl import client, render
 from daemon.ctl.shared import Json
 from policies import words
+from policies.costs import HOUR, KWH
 
 LABEL = 10
 WORST = 3
@@ -157,6 +158,8 @@ def _version(told: dict[str, Any], now: float) -> Iterator[str]:
     yield f"  made of  {render.made_of(told)}{_trained_on(told)}"
     if told["parent"]:
         yield f"  parent   {told['parent']}"
+    if cost := _cost((told["evidence"] or {}).get("cost")):
+        yield f"  cost     {cost}"
     for head, key in (("begun", "started"), ("size", "sized")):
         if said := (told["evidence"] or {}).get(key):
             yield f"  {head:<8} {said}"
@@ -202,6 +205,17 @@ def _trained_on(told: dict[str, Any]) -> str:
     records = told["data"].get("records", {})
     mixed = [f"{words.count(n)} {name}" for name, n in records.items() if n]
     return f" · window {words.count(first + 1)}-{words.count(last)}" + (f" ({', '.join(mixed)})" if mixed else "")
+
+
+def _cost(cost: dict[str, Any] | None) -> str:
+    """What its training, evaluation and proof took, as far as anybody could measure it."""
+    if cost is None:
+        return ""
+    units = (("cpu_seconds", HOUR, "CPU h"), ("gpu_seconds", HOUR, "GPU h"), ("joules", KWH, "kWh"))
+    parts = [f"{render.amount(cost[name], unit)} {word}" for name, unit, word in units if cost[name]]
+    parts += [words.count(cost["tokens"], "token")] if cost["tokens"] else []
+    parts += [render.money(cost["money"])] if cost["money"] else []
+    return " · ".join(parts) + (f"   on {words.listed(cost['devices'])}" if cost["devices"] else "")
 
 
 def _bounded(claim: dict[str, Any]) -> bool:

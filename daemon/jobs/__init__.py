@@ -4,8 +4,8 @@ Owns: `JobSpec`, `Job`, the `Jobs` protocol, and a job's folder. Refuses to know
 `daemon.act` and `daemon.observe` (through a `Jobs`), and by whatever runs in the child (through a `Job`).
 
 A job's folder: job.json (the spec and the attempt, first), progress.json, log (what the child printed), checkpoint/
-(outlives an attempt), output/ (what it made), and at the end error.json or result.json (last, so that a result means
-that all else is there). Every JSON file is replaced atomically.
+(outlives an attempt), output/ (what it made), cost.json (what its attempts took; outlives them), and at the end
+error.json or result.json (last, so that a result means that all else is there). Every JSON file is replaced atomically.
 """
 
 import json

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from daemon.jobs import ERROR, RESULT, Job, job_in, write_json
+from daemon.jobs.usage import Meter
 from policies.errors import LearndError, Misconfigured
 
 Entry = Callable[[Job], dict[str, Any]]
@@ -28,7 +29,7 @@ def perform(folder: Path) -> bool:
     job.output.mkdir(parents=True)
     job.checkpoint.mkdir(exist_ok=True)
     try:
-        result = resolve(entry)(job)
+        result = _metered(entry, job)
     except LearndError as error:
         _fail(folder, type(error).__name__, str(error), error.hint)
     except Exception as error:  # noqa: BLE001 (the border of the process: whatever it is, the daemon must hear of it)
@@ -48,6 +49,15 @@ def resolve(entry: str) -> Entry:
         return cast(Entry, getattr(importlib.import_module(module), name))
     except (ImportError, AttributeError, ValueError) as problem:
         raise Misconfigured(f"no job {entry!r}: {problem}", hint='an entry is "module:function"') from problem
+
+
+def _metered(entry: str, job: Job) -> dict[str, Any]:
+    """Run it; what it took is written however it ends, before its result or error is."""
+    meter = Meter(job)
+    try:
+        return resolve(entry)(job)
+    finally:
+        meter.stop()
 
 
 def _fail(folder: Path, kind: str, message: str, hint: str, **more: str) -> None:

@@ -59,6 +59,8 @@ def test_every_view_answers(desk: Desk) -> None:
         answer = desk.get(f"/{path}")
         assert answer.status_code == 200, (path, answer.text)
     assert desk.get("/status").json()["deployments"][0]["name"] == "my-bot"
+    assert desk.get("/costs").json()[0]["deployment"] == "my-bot"
+    assert desk.get("/costs", deployment="nobody").status_code == 409
     assert desk.get("/show", version="b1d3").json()["version"] == REFUSED
     assert desk.get("/items", version="b1d3", gate="safety").json()[0]["item"] == "h1"
     assert "learnd_up" in desk.get("/metrics").text

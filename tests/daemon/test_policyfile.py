@@ -110,6 +110,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one(text: str, right:
         "[watch]\nerror_rate = 0.0",
         "[watch]\nmargin = nan",
         "[watch]\nmargin = inf",
+        "[costs]\ncurrency = 'euro'",
+        "[costs]\ngpu_hour = -1.0",
         "[rollout]\nsteps = []",
         "[rollout]\nsteps = [0.5]",
         "[rollout]\nsteps = [0.5, 0.2, 1.0]",
@@ -149,7 +151,7 @@ def test_the_template_names_every_setting_of_a_policy_and_of_every_gate() -> Non
 def test_the_template_says_the_defaults_but_where_it_says_otherwise() -> None:
     policy, default = parse_policy(TEMPLATE, "my-bot.toml"), Policy("my-bot")
     assert dataclasses.replace(policy.method, allowed=("lora", "distill"), device="gpu") == default.method
-    for name in ("triggers", "drift", "mixture", "watch", "rollout", "approvals"):
+    for name in ("triggers", "drift", "mixture", "watch", "costs", "rollout", "approvals"):
         assert getattr(policy, name) == getattr(default, name)
     for name in gates.NAMES:
         assert policy.gates[name] == gates.load(name).Options()

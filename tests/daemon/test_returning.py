@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from daemon.jobs import folder_of
-from daemon.tables import AuditRow, Setting
+from daemon.tables import AuditRow, CostRow, Setting
 from feedback import db
 from tests.daemon.test_service import World
 
@@ -51,6 +51,9 @@ def test_a_rollback_is_proven_by_the_recorded_answers(world: World) -> None:
     assert last["version"] == adopted == world.serves()
     assert f"recorded prompts answered as {adopted} does" in last["reason"]
     assert not waiting(world)
+    proofs = select(CostRow.cycle, CostRow.cpu_seconds).where(CostRow.kind == "prove")
+    (_, (cycle, seconds)) = db.read(world.service.engine, lambda s: list(s.execute(proofs.order_by(CostRow.id))))
+    assert (cycle, seconds > 0.0) == (1, True), "the attempt paid for the way back too"
 
 
 def test_a_target_that_answers_otherwise_is_told_and_the_rollback_stays(world: World, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from policies.gates import NAMES, TEACHER_NAMES
 from policies.lifecycle import ANSWERS, TABLE, advance, diagram
 from policies.model import (
     Attempt,
+    Experience,
     Mode,
     Outcome,
     Past,
@@ -26,9 +27,10 @@ from policies.model import (
     SignalCounts,
     Snapshot,
     TeacherView,
+    Usage,
     Verdict,
 )
-from policies.policy import Policy, Rollout
+from policies.policy import Costs, Policy, Rollout
 from tests.policies.worlds import (
     CANDIDATE,
     CHAMPION,
@@ -68,6 +70,7 @@ POLICIES = tuple(
     replace(POLICY, mode=mode, rollout=Rollout(steps=(0.2, 1.0), dwell_hours=0.1)) for mode in (Mode.AUTO, Mode.APPROVE)
 )
 SHADOW = replace(POLICY, mode=Mode.SHADOW)
+WEIGHING = replace(SHADOW, costs=Costs(gpu_hour=1.0, worth=1.0))
 
 
 def states() -> Iterator[tuple[Snapshot, Policy]]:
@@ -260,11 +263,12 @@ SNAPSHOTS = st.builds(
     attempt=st.builds(Attempt, st.sampled_from(("", "Rollback", "Promote")), numbers, moments, st.text(max_size=3)),
     granted=st.booleans(),
     seed=numbers,
+    experience=st.sampled_from(((), (Experience("lora", 1, Usage(60.0, gpu_seconds=60.0), 0.0),))),
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(SNAPSHOTS, st.sampled_from((*POLICIES, SHADOW)))
+@given(SNAPSHOTS, st.sampled_from((*POLICIES, SHADOW, WEIGHING)))
 def test_decide_answers_the_same_to_any_snapshot_and_never_raises(snapshot: Snapshot, policy: Policy) -> None:
     action = decide(snapshot, policy)
     assert action == decide(snapshot, policy)
