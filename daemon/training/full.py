@@ -181,7 +181,6 @@ def _stage(run: Run, model: Any, name: str, group: Sequence[Example], span: tupl
     facts = {
         "examples": len(samples),
         "dropped": dropped,
-        "tokens": round(sum(one.cost for one in samples) * plan.epochs),
         **asdict(fitted),
         "seconds": perf_counter() - begin,
     }
