@@ -60,6 +60,15 @@ def usable_policy(path: Path | str) -> Policy:
     return policy
 
 
+def probe_options(policy: Policy, name: str) -> Any:
+    """The probe's `Options`: what the policy says of it, and its defaults for the rest.
+
+    Raises: Misconfigured where this release's probe doesn't take what the policy says.
+    """
+    place = Place(f"policy {policy.name}", f"probes.{name}")
+    return build(plugin("daemon.probes", name, place, name).Options, policy.probes.get(name, {}), place)
+
+
 def parse_policy(text: str, source: str, *, base: Path | None = None) -> Policy:
     """The policy in `text` (TOML, or the canonical JSON that `canonical` writes); `source` is named in messages.
 

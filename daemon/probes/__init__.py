@@ -1,5 +1,7 @@
 """The contract of a probe: one file here offers `Options` and `measure(version, items, options) -> list[Measurement]`.
 
+`LOOSER` says which change of an option lets more through, as that of a gate (`policies.loosening`).
+
 A probe runs a version and says what came out; whether that is good enough is a gate's to say. Owns: `Item`, `Probed`
 (a version that remembers what it said), the whitelist. Refuses to know gates, thresholds and files. Called by
 `daemon.evaluation`, in the job's process.

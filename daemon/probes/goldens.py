@@ -11,6 +11,8 @@ from daemon.probes import Item, Probed, judge, scored
 from daemon.probes.judge import Options as JudgeOptions
 from policies.model import Measurement
 
+LOOSER = {"refusals": "changed", "judge": judge.LOOSER}
+
 
 @dataclass(frozen=True)
 class Options:

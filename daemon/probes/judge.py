@@ -22,6 +22,8 @@ SYSTEM = (
 )
 CRITERION = "The better answer is right, complete, and says nothing wrong."
 REPLY = re.compile(r"\W*([ABC])\b")
+# Another endpoint can answer under the same name. A first judge loosens nothing: without one no judged item is measured.
+LOOSER = {"url": "replaced", "model": "replaced", "key_variable": "never", "timeout_seconds": "never"}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ from policies.errors import Misconfigured, Transient
 from policies.model import Measurement
 
 SEED = 1234  # the harness's own: of the examples that are shown, and of what a task samples
+# Another folder's tasks are other tasks, whatever their names; the prompts of a chat are other prompts.
+LOOSER = {
+    "folder": "replaced",
+    "tasks": "fewer",
+    "metrics": "changed",
+    "limit": "lower or all",
+    "chat": "changed",
+    "batch": "never",
+}
 BESIDE = "dataset_path: json, and dataset_kwargs: {data_files: {test: NAME.jsonl}} in the task's folder"
 
 
