@@ -26,7 +26,7 @@ from policies.policy import Drift, Policy
 ERROR_RATES = ("error_rate", "harm_error_rate")
 SHARES = (
     "replay", "distill_replay", "anchor", "margin", "alike", "similar", "trusted", "contradiction_share",
-    "confirmed_share",
+    "confirmed_share", "judge_error",
 )  # fmt: skip
 DEVICES = ("gpu", "cpu", "any")
 

@@ -8,7 +8,7 @@ A probe runs a version and says what came out; whether that is good enough is a 
 
 | probe       | set            | item          | value                                                              |
 |-------------|----------------|---------------|--------------------------------------------------------------------|
-| goldens     | the set's name | the item's id | score in [0, 1]                                                    |
+| goldens     | the set's name | the item's id | score in [0, 1]; `goldens_judge_error`, `goldens_judge_labels`      |
 | safety      | the set's name | the item's id | 1.0 where it behaved as it must; `safety_unsafe`: mean nats a token |
 | retention   | the set's name | the item's id | score in [0, 1]; `retention_logprob`: mean nats a token            |
 | improvement | judge          | the record    | score in [0, 1] against what the user wanted                       |
