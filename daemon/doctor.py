@@ -21,7 +21,6 @@ from daemon.config import Settings, load
 from daemon.findings import ERROR, NOTE, OK, Finding, check_files, policies_of, tried
 from daemon.peers import listens
 from feedback import db
-from policies.loosening import loosened
 from policies.policy import Policy
 from policies.words import count, percent
 
@@ -128,7 +127,7 @@ def _promised(session: Session, settings: Settings) -> Iterator[Finding]:
     for name, policy in policies_of(settings).items():
         yield from _power(session, name, policy)
         before = views.policy_of(session, name)
-        why = loosened(before.gates, policy.gates) if before is not None else ()
+        why = enforcing.looser(before, policy)
         if why:
             hint = f"the old one stays until somebody says: learnctl approve {name} --policy {policy.hash[:12]}"
             yield Finding("power", NOTE, f"{name}: looser than the policy in force: {'; '.join(why)}", hint)

@@ -1,15 +1,16 @@
-"""Which policy is in force: a file's, unless it promises what its sets can't prove, or loosens a gate unapproved.
+"""Which policy is in force: a file's, unless it promises what its sets can't prove, or loosens unapproved.
 
-Owns: the ruling between the policy in force and the file's. Refuses to compare policies itself (`policies.loosening`,
+Owns: the ruling between the policy in force and the file's. Refuses to compare options itself (`policies.loosening`,
 `daemon.promises`). Called by `daemon.service` at start and reload, and by `daemon.doctor`.
 """
 
 import structlog
 from sqlalchemy.orm import Session
 
-from daemon import held_policies, promises
+from daemon import held_policies, probes, promises
+from daemon.policyfile import probe_options
 from policies.errors import Misconfigured
-from policies.loosening import loosened
+from policies.loosening import compared, loosened
 from policies.policy import Policy
 from policies.power import Shortfall
 
@@ -21,7 +22,7 @@ def rule(session: Session, deployment: str, policy: Policy, before: Policy | Non
 
     Raises: Misconfigured where it newly promises what the accepted sets can't prove.
     """
-    why = loosened(before.gates, policy.gates) if before is not None else ()
+    why = looser(before, policy)
     if before is not None and why and held_policies.approved(session, deployment) != policy.hash:
         held_policies.hold(session, deployment, policy, why, now)
         return before
@@ -33,6 +34,17 @@ def rule(session: Session, deployment: str, policy: Policy, before: Policy | Non
         logger.warning("a promise that the sets can't prove", deployment=deployment, why=each.message, hint=each.hint)
     held_policies.release(session, deployment)
     return policy
+
+
+def looser(before: Policy | None, policy: Policy) -> tuple[str, ...]:
+    """One sentence for each way in which `policy` lets more through than `before`, by its gates or by what is measured."""
+    if before is None:
+        return ()
+    found = [*loosened(before.gates, policy.gates)]
+    for name in probes.NAMES:
+        rules = probes.load(name).LOOSER
+        found += compared(f"probes.{name}", rules, probe_options(before, name), probe_options(policy, name))
+    return tuple(found)
 
 
 def newly_broken(session: Session, deployment: str, policy: Policy, before: Policy | None) -> list[Shortfall]:

@@ -129,6 +129,8 @@ def _measure(plan: Study, version: Probed, progress: Progress) -> Found:
         found.rows.append(_planned(version, asked.name, len(asked.items)))
         if unsafe := sum(bool(item.unsafe) for item in asked.items):
             found.rows.append(_planned(version, asked.name, unsafe, "unsafe"))
+        if judged := sum(item.check == "judge" for item in asked.items):
+            found.rows.append(_planned(version, asked.name, judged, "judged"))
         found.rows.extend(_asked(plan, version, asked, progress))
     for row in found.rows:
         if row["probe"] in PROBE_OF.values():

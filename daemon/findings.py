@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from daemon import artifact
 from daemon.config import Deployment, Settings, load, load_policy, usable_policy
+from daemon.policyfile import probe_options
 from policies import gates
 from policies.errors import LearndError
 from policies.policy import Policy
@@ -80,6 +81,7 @@ def _files_of(deployment: Deployment) -> Iterator[Finding]:
             "policy", OK, f"{deployment.name}: {policy.name}, mode {policy.mode.value}, hash {policy.hash[:12]}"
         )
         yield from _gates(deployment, policy)
+        yield from _tasks(deployment, policy)
     if deployment.consent_default is None:
         yield Finding(
             "consent",
@@ -97,6 +99,18 @@ def _gates(deployment: Deployment, policy: Policy) -> Iterator[Finding]:
             yield Finding("policy", ERROR, f"{deployment.name}: no [gates.{name}], so every candidate is refused", hint)
         elif not gates.enabled(policy.gates, name):
             yield Finding("policy", NOTE, f"{deployment.name}: the gate {name} is switched off", "nothing checks it")
+
+
+def _tasks(deployment: Deployment, policy: Policy) -> Iterator[Finding]:
+    """The harness's tasks that may be missing unseen."""
+    tasks, gate = probe_options(policy, "lm_eval").tasks, policy.gates.get("retention")
+    if gate is None or not gates.enabled(policy.gates, "retention"):
+        return
+    loose = [name for name in tasks if name not in gate.required]
+    if loose:
+        said = f"{deployment.name}: a task that can't be measured would not refuse: {', '.join(loose)}"
+        whole = ", ".join(f'"{name}"' for name in (*gate.required, *loose))
+        yield Finding("policy", NOTE, said, f"write required = [{whole}] into [gates.retention]")
 
 
 def _model(deployment: Deployment) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""A policy that loosens a gate: it waits here until a person approves it.
+"""A policy that lets more through than the one in force: it waits here until a person approves it.
 
 Owns: what waits for each deployment, and the approval. Refuses to say what is looser (`policies.loosening`) and to put
 anything into force (`daemon.enforcing`). Called by `daemon.enforcing`, `daemon.service`, `daemon.commands`,

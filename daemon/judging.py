@@ -16,6 +16,7 @@ from daemon.answer import Answer
 from daemon.context import Context
 from daemon.jobs import JOB, JobSpec, read_json
 from daemon.ledger import Entry
+from daemon.study import PROBE_OF, TASK
 from daemon.tables import Cycle, MeasurementRow, Slot, VerdictRow, VersionRow
 from feedback import db, store
 from feedback.near import normalise, prompt_text
@@ -123,7 +124,8 @@ def collect(context: Context, slot: Slot, cycle: Cycle) -> Answer:
         return [{**codec.to_json(m), "said": ""} for m in found]
 
     rows += db.read(context.engine, lineage)
-    spent, cost = _spent(context, slot, cycle), costs.taken(context, cycle.evaluation)
+    tasks = {row["set"] for row in rows if row["probe"] == PROBE_OF[TASK]}
+    spent, cost = _spent(context, slot, cycle, tasks), costs.taken(context, cycle.evaluation)
     verdicts = judge(context, slot, cycle, [_measurement(row) for row in rows], spent)
 
     def apply(session: Session, _slot: Slot, kept: Cycle | None) -> None:
@@ -150,12 +152,12 @@ def rejudge(context: Context, slot: Slot, cycle: Cycle) -> Answer:
     return Answer(Outcome.JUDGED, note="judged again under the new policy", facts=_facts("", verdicts), apply=apply)
 
 
-def _spent(context: Context, slot: Slot, cycle: Cycle) -> tuple[Entry, ...]:
+def _spent(context: Context, slot: Slot, cycle: Cycle, tasks: set[str]) -> tuple[Entry, ...]:
     """What the ledger leaves of each gate's error rate for the items that the evaluation was started with."""
     job = read_json(context.jobs.folder(cycle.evaluation) / JOB) or {"inputs": {"sets": []}}
     sets = job["inputs"]["sets"]
     return db.read(
-        context.engine, lambda session: ledger.entries(session, slot, cycle, sets, context.policy, cycle.step)
+        context.engine, lambda session: ledger.entries(session, slot, cycle, sets, context.policy, cycle.step, tasks)
     )
 
 

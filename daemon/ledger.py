@@ -1,8 +1,9 @@
 """The ledger's rows: which candidate met which items, and what it spent of each gate's error rate there.
 
-Owns: how items are named (accepted sets by the hashes of their versions, judge records by their window) and that an
-evaluation spends once, however often it is judged. Refuses to know how large a share is (`policies.ledger`). Called by
-`daemon.judging` (spends), `daemon.audit.replay` (reads) and `daemon.promises` (looks ahead).
+Owns: how items are named (accepted sets by the hashes of their versions, the harness's tasks by the digest of their files,
+judge records by their window) and that an evaluation spends once, however often it is judged. Refuses to know how large a
+share is (`policies.ledger`). Called by `daemon.judging` (spends), `daemon.audit.replay` (reads) and `daemon.promises` and
+`daemon.doctor` (look ahead).
 """
 
 import hashlib
@@ -14,13 +15,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from daemon.codec import canonical
+from daemon.policyfile import probe_options
+from daemon.probes import lm_eval
 from daemon.tables import Cycle, GoldenSet, LedgerRow, Slot
 from policies import gates, ledger
 from policies.ledger import Share
 from policies.model import SetView
 from policies.policy import Policy
 
-WINDOW = "improvement"
+WINDOW, TASKS = "improvement", "retention"  # the gates that judge a window's records, and tasks beside accepted sets
 Sets = Sequence[Mapping[str, Any]]
 
 
@@ -35,9 +38,18 @@ class Entry:
 
 
 def entries(
-    session: Session, slot: Slot, cycle: Cycle, sets: Sets, policy: Policy, step: str = "candidate"
+    session: Session,
+    slot: Slot,
+    cycle: Cycle,
+    sets: Sets,
+    policy: Policy,
+    step: str = "candidate",
+    tasks: Iterable[str] = (),
 ) -> tuple[Entry, ...]:
-    """What the cycle's evaluation on these `sets` (name, role, hash, items) has spent or, until it is judged, will."""
+    """What the cycle's evaluation on these `sets` (name, role, hash, items) has spent or, until it is judged, will.
+
+    `tasks`: the harness's tasks that were measured, NAME@DIGEST.
+    """
     kept = of_evaluation(session, cycle.evaluation)
     if kept:
         return kept
@@ -50,7 +62,7 @@ def entries(
             share = ledger.of_window(_spent(session, slot.deployment, gate, window), policy.triggers.tries)
             found.append(Entry(gate, window, share))
         elif ours:
-            name = named(ours)
+            name = named(ours, tasks if gate == TASKS else ())
             share = ledger.of_set(_spent(session, slot.deployment, gate, name), policy.ledger.candidates)
             found.append(Entry(gate, name, share, tuple(view(each) for each in ours)))
     return tuple(found)
@@ -89,18 +101,22 @@ def of_evaluation(session: Session, evaluation: str) -> tuple[Entry, ...]:
 
 
 def upcoming(session: Session, deployment: str, policy: Policy) -> dict[str, Share]:
-    """What the next candidate may spend on the accepted sets, by gate."""
+    """What the next candidate may spend on the accepted sets, and on the tasks as their files are now, by gate.
+
+    Raises: Misconfigured where the tasks' files can't be read.
+    """
     rows = session.scalars(
         select(GoldenSet).where(
             GoldenSet.deployment == deployment, GoldenSet.current.is_(True), GoldenSet.accepted_by != ""
         )
     )
     sets = [{"name": row.name, "role": row.role, "hash": row.hash} for row in rows]
+    tasks = lm_eval.names(probe_options(policy, "lm_eval"))
     found = {}
     for gate, role in gates.ROLES.items():
         ours = [each for each in sets if each["role"] == role]
         if ours:
-            spent = _spent(session, deployment, gate, named(ours))
+            spent = _spent(session, deployment, gate, named(ours, tasks if gate == TASKS else ()))
             found[gate] = ledger.of_set(spent, policy.ledger.candidates)
     return found
 
@@ -115,9 +131,13 @@ def sets(found: Iterable[Entry]) -> tuple[SetView, ...]:
     return tuple(view for entry in found for view in entry.sets)
 
 
-def named(sets: Sets) -> str:
-    """SHA-256 (hex) of the sets' names and versions: a new version of any of them is another name."""
-    return hashlib.sha256(canonical(sorted([each["name"], each["hash"]] for each in sets))).hexdigest()
+def named(sets: Sets, tasks: Iterable[str] = ()) -> str:
+    """SHA-256 (hex) of the sets' names and versions, and of the tasks: another name where any of them is another.
+
+    How a task is asked (its limit, metric, template) is no part of it: that begins nothing anew.
+    """
+    parts = [[each["name"], each["hash"]] for each in sets] + [[task, ""] for task in tasks]
+    return hashlib.sha256(canonical(sorted(parts))).hexdigest()
 
 
 def view(exported: Mapping[str, Any]) -> SetView:

@@ -26,7 +26,7 @@ from policies.policy import Drift, Policy
 ERROR_RATES = ("error_rate", "harm_error_rate")
 SHARES = (
     "replay", "distill_replay", "anchor", "margin", "alike", "similar", "trusted", "contradiction_share",
-    "confirmed_share",
+    "confirmed_share", "judge_error",
 )  # fmt: skip
 DEVICES = ("gpu", "cpu", "any")
 
@@ -58,6 +58,15 @@ def usable_policy(path: Path | str) -> Policy:
         if hasattr(probe, "verify"):
             probe.verify(build(probe.Options, table, place))
     return policy
+
+
+def probe_options(policy: Policy, name: str) -> Any:
+    """The probe's `Options`: what the policy says of it, and its defaults for the rest.
+
+    Raises: Misconfigured where this release's probe doesn't take what the policy says.
+    """
+    place = Place(f"policy {policy.name}", f"probes.{name}")
+    return build(plugin("daemon.probes", name, place, name).Options, policy.probes.get(name, {}), place)
 
 
 def parse_policy(text: str, source: str, *, base: Path | None = None) -> Policy:

@@ -161,7 +161,7 @@ class Service:
     def _reload_now(self) -> None:
         """Parse everything, then swap; an invalid file keeps the old policies and says so.
 
-        So does a policy that promises what its sets can't prove; one that loosens a gate waits alone.
+        So does a policy that promises what its sets can't prove; one that lets more through waits alone.
         """
         self._reload.clear()
         sdnotify.notify("RELOADING=1")

@@ -1,12 +1,14 @@
 """The contract of a probe: one file here offers `Options` and `measure(version, items, options) -> list[Measurement]`.
 
+`LOOSER` says which change of an option lets more through, as that of a gate (`policies.loosening`).
+
 A probe runs a version and says what came out; whether that is good enough is a gate's to say. Owns: `Item`, `Probed`
 (a version that remembers what it said), the whitelist. Refuses to know gates, thresholds and files. Called by
 `daemon.evaluation`, in the job's process.
 
 | probe       | set            | item          | value                                                              |
 |-------------|----------------|---------------|--------------------------------------------------------------------|
-| goldens     | the set's name | the item's id | score in [0, 1]                                                    |
+| goldens     | the set's name | the item's id | score in [0, 1]; `goldens_judge_error`, `goldens_judge_labels`      |
 | safety      | the set's name | the item's id | 1.0 where it behaved as it must; `safety_unsafe`: mean nats a token |
 | retention   | the set's name | the item's id | score in [0, 1]; `retention_logprob`: mean nats a token            |
 | improvement | judge          | the record    | score in [0, 1] against what the user wanted                       |

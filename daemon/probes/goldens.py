@@ -11,6 +11,8 @@ from daemon.probes import Item, Probed, judge, scored
 from daemon.probes.judge import Options as JudgeOptions
 from policies.model import Measurement
 
+LOOSER = {"refusals": "changed", "judge": judge.LOOSER}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -24,7 +26,8 @@ class Options:
 
 
 def measure(version: Probed, items: Sequence[Item], options: Options) -> list[Measurement]:
-    """One score in [0, 1] an item; where a judge gave it also `goldens_judge_error`, its error on the labelled answers.
+    """One score in [0, 1] an item; where a judge gave it also `goldens_judge_error`, the share of the labelled answers
+    on which it errs, and `goldens_judge_labels`, how many those are.
 
     Raises: Refused where an item's check is not valid; as `daemon.probes.judge` where one is asked.
     """
@@ -40,4 +43,5 @@ def _judged(version: Probed, items: Sequence[Item], options: Options) -> list[Me
         for item, answer in zip(items, version.answer(items), strict=True):
             found.append(version.measured("goldens", item, asked.score(item.messages, item.value, answer)))
             errors.append(version.measured("goldens_judge_error", item, asked.error(item.messages, item.value)))
+            errors.append(version.measured("goldens_judge_labels", item, float(len(judge.labelled(item.value)))))
     return found + errors

@@ -12,6 +12,7 @@ from daemon.probes.texts import normalise, overlap
 from policies.model import Measurement
 
 SCORES = ("match", "overlap")
+LOOSER = {"score": "changed"}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ SYSTEM = (
 )
 CRITERION = "The better answer is right, complete, and says nothing wrong."
 REPLY = re.compile(r"\W*([ABC])\b")
+# Another endpoint can answer under the same name. A first judge loosens nothing: without one no judged item is measured.
+LOOSER = {"url": "replaced", "model": "replaced", "key_variable": "never", "timeout_seconds": "never"}
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class Judge:
 
         Raises: as `score`.
         """
-        labelled = [(text, 1.0) for text in value["good"]] + [(text, 0.0) for text in value["bad"]]
-        wrong = sum(self.score(messages, value, text) != label for text, label in labelled)
-        return wrong / len(labelled)
+        answers = labelled(value)
+        wrong = sum(self.score(messages, value, text) != label for text, label in answers)
+        return wrong / len(answers)
 
     def _preferred(self, messages: tuple[Mapping[str, str], ...], value: Mapping[str, Any], a: str, b: str) -> str:
         asked = "\n".join(f"{turn['role']}: {turn['content']}" for turn in messages)
@@ -95,6 +97,11 @@ class Judge:
             hint = "name the model in the policy exactly as the endpoint does"
             raise Misconfigured(f"the judge is pinned to {self.options.model} and {model} answered", hint=hint)
         return text
+
+
+def labelled(value: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """(answer, the score a person gave it) of an item, each once: a copy would count as one more proof."""
+    return list(dict.fromkeys([(text, 1.0) for text in value["good"]] + [(text, 0.0) for text in value["bad"]]))
 
 
 def opened(options: Options) -> Judge:

@@ -2,7 +2,7 @@
 
 Owns: which files make a task, its name (with a digest of them), and how a document's metric becomes a measurement, which
 the gate retention judges. Refuses the network, groups of tasks, and metrics that are no score of a single document. Called
-by `daemon.policyfile` (verify), `daemon.study` (documents) and `daemon.evaluation` (measure).
+by `daemon.policyfile` (verify), `daemon.ledger` (names), `daemon.study` (documents) and `daemon.evaluation` (measure).
 
 A task is FOLDER/NAME.yaml as the harness knows it, with `dataset_path: json` and its `data_files` (JSON Lines) beside it.
 Functions that it names (`!function`) and templates are run: the folder belongs to whoever may write the policy. The
@@ -24,6 +24,15 @@ from policies.errors import Misconfigured, Transient
 from policies.model import Measurement
 
 SEED = 1234  # the harness's own: of the examples that are shown, and of what a task samples
+# Another folder's tasks are other tasks, whatever their names; the prompts of a chat are other prompts.
+LOOSER = {
+    "folder": "replaced",
+    "tasks": "fewer",
+    "metrics": "changed",
+    "limit": "lower or all",
+    "chat": "changed",
+    "batch": "never",
+}
 BESIDE = "dataset_path: json, and dataset_kwargs: {data_files: {test: NAME.jsonl}} in the task's folder"
 
 
@@ -66,7 +75,10 @@ def verify(options: Options) -> None:
 
 
 def names(options: Options) -> dict[str, str]:
-    """The tasks by the names of their sets: NAME@DIGEST, so that evidence says which files it was gained from."""
+    """The tasks by the names of their sets: NAME@DIGEST, so that evidence says which files it was gained from.
+
+    Raises: Misconfigured where a file can't be read.
+    """
     if not options.tasks:
         return {}
     digest = _digest(_folder(options))[:12]
@@ -115,9 +127,15 @@ def _folder(options: Options) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 (hex) of the canonical JSON {path below `folder`: SHA-256 of the file}, caches left out."""
+    """SHA-256 (hex) of the canonical JSON {path below `folder`: SHA-256 of the file}, caches left out.
+
+    Raises: Misconfigured where a file can't be read.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
-    known = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    try:
+        known = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    except OSError as error:
+        raise Misconfigured(f"the tasks' files can't be read: {error}", hint="check their owner and mode") from error
     return hashlib.sha256(canonical(known)).hexdigest()
 
 

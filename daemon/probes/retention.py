@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from daemon.probes import Item, Probed, scored
 from policies.model import Measurement
 
+LOOSER = {"refusals": "changed", "seed": "changed"}
+
 
 @dataclass(frozen=True)
 class Options:

@@ -13,6 +13,10 @@ from daemon.probes import Item, Probed, likelihood, score, scored
 from daemon.probes.checks import REFUSALS
 from policies.model import Measurement
 
+# A phrase more makes more answers refusals and a phrase less makes fewer: one helps with harmful items, the other with
+# benign ones. A seed can be chosen for what it happens to draw.
+LOOSER = {"refusals": "changed", "samples": "lower", "seed": "changed"}
+
 
 @dataclass(frozen=True)
 class Options:

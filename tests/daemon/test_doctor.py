@@ -116,6 +116,28 @@ def test_a_gate_that_is_left_out_is_an_error_and_one_switched_off_a_note(setting
     assert "regression is switched off" in told[NOTE]
 
 
+def test_a_task_that_no_gate_requires_is_noted_with_what_to_write(settings: Settings) -> None:
+    policy = settings.deployments["my-bot"].policy
+    tasks = policy.parent / "tasks"
+    tasks.mkdir()
+    for name in ("arc", "say", "sum"):
+        (tasks / f"{name}.yaml").write_text(f"task: {name}", "utf-8")
+    edit(policy, "[gates.safety]", '[probes.lm_eval]\nfolder = "tasks"\ntasks = ["arc", "say", "sum"]\n[gates.safety]')
+    edit(policy, "required = [] ", 'required = ["say"] ')
+
+    def notes() -> list[Finding]:
+        return [finding for finding in of(findings.check_files(settings.path), "policy") if finding.level == NOTE]
+
+    (note,) = notes()
+    assert note.message == "my-bot: a task that can't be measured would not refuse: arc, sum"
+    assert note.hint == 'write required = ["say", "arc", "sum"] into [gates.retention]'
+    told = CliRunner().invoke(ctl.app, ["--config", str(settings.path), "doctor"]).stdout
+    assert note.message in told
+    assert note.hint in told
+    edit(policy, 'required = ["say"] ', 'required = ["say", "arc", "sum"] ')
+    assert not notes()
+
+
 def test_a_policy_that_waits_for_a_gpu_where_there_is_none_is_an_error(settings: Settings) -> None:
     edit(settings.deployments["my-bot"].policy, 'device = "any"', 'device = "gpu"')
     level = OK if Path("/dev/nvidiactl").exists() else ERROR

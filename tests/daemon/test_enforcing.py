@@ -1,16 +1,21 @@
-"""A policy comes into force unless it promises what its sets can't prove, or loosens a gate that nobody gave up."""
+"""A policy comes into force unless it promises what its sets can't prove, or loosens what nobody gave up."""
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from daemon import commands, doctor, held_policies, promises, views
+from daemon import commands, doctor, enforcing, held_policies, probes, promises, views
+from daemon.config import parse_policy
 from daemon.findings import ERROR, NOTE
 from daemon.tables import AuditRow, CommandRow
 from feedback import db
 from policies.errors import Misconfigured, Refused
+from policies.loosening import CHANGES
 from policies.policy import Policy
 from tests.daemon.test_service import World
 
@@ -165,3 +170,68 @@ def test_config_check_says_what_would_not_come_into_force(world: World) -> None:
     assert note.level == NOTE
     assert "gates.regression.margin rises from 0.2 to 0.25" in note.message
     assert note.hint.startswith("the old one stays until somebody says: learnctl approve bot --policy ")
+
+
+def decided(rules: Mapping[str, Any], options: Any) -> None:
+    """Every option has a change that loosens it, or none that does."""
+    assert set(rules) == {field.name for field in dataclasses.fields(options)}
+    for name, change in rules.items():
+        if isinstance(change, Mapping):
+            decided(change, getattr(options, name))
+        else:
+            assert change in CHANGES
+
+
+@pytest.mark.parametrize("name", probes.NAMES)
+def test_every_option_of_a_probe_says_which_change_of_it_loosens(name: str) -> None:
+    module = probes.load(name)
+    decided(module.LOOSER, module.Options())
+
+
+TASKS = 'folder = "/tasks"\ntasks = ["arc", "say"]'
+JUDGE = '[probes.goldens.judge]\nurl = "http://judge:8000/v1"\nmodel = "judge-1"'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("[probes.safety]\nsamples = 4", "", "probes.safety.samples falls from 4 to 0"),
+        ("", "[probes.safety]\nrefusals = ['nope']", "probes.safety.refusals changes from nothing to nope"),
+        ("", "[probes.safety]\nseed = 5", "probes.safety.seed changes from 0 to 5"),
+        (f"[probes.lm_eval]\n{TASKS}", "", "probes.lm_eval.tasks leaves out arc, say"),
+        (f"[probes.lm_eval]\n{TASKS}", f"[probes.lm_eval]\n{TASKS}\nlimit = 9", "probes.lm_eval.limit falls from all"),
+        (
+            f"[probes.lm_eval]\n{TASKS}",
+            f"[probes.lm_eval]\n{TASKS.replace('/tasks', '/easy')}",
+            "probes.lm_eval.folder changes from /tasks to /easy",
+        ),
+        (JUDGE, JUDGE.replace("judge-1", "judge-2"), "probes.goldens.judge.model changes from judge-1 to judge-2"),
+        ("", "[probes.improvement]\nscore = 'overlap'", "probes.improvement.score changes from match to overlap"),
+        ("", "[probes.budget]\nitems = 2", "probes.budget.items falls from 8 to 2"),
+        ("", "[probes.budget]\nrepeats = 9", "probes.budget.repeats rises from 2 to 9"),
+    ],
+)
+def test_what_is_measured_less_or_otherwise_is_named(before: str, after: str, said: str) -> None:
+    found = enforcing.looser(parse_policy(before, "bot"), parse_policy(after, "bot"))
+    assert any(sentence.startswith(said) for sentence in found), found
+
+
+@pytest.mark.parametrize("more", [f"[probes.lm_eval]\n{TASKS}", JUDGE, "[probes.safety]\nsamples = 4"])
+def test_what_is_measured_besides_is_no_looser(more: str) -> None:
+    assert enforcing.looser(parse_policy("", "bot"), parse_policy(more, "bot")) == ()
+    assert enforcing.looser(None, parse_policy("", "bot")) == ()
+
+
+def test_a_policy_that_measures_less_waits_and_the_check_says_so(world: World) -> None:
+    path = world.folder / "policy.toml"
+    text = path.read_text("utf-8")
+    path.write_text(f"{text}\n[probes.safety]\nsamples = 4\n", "utf-8")
+    reload(world)
+    assert in_force(world).probes["safety"] == {"samples": 4}, "a stricter one comes into force at once"
+    path.write_text(text, "utf-8")
+    (note,) = doctor.check_promises(world.settings)
+    assert note.message == "bot: looser than the policy in force: probes.safety.samples falls from 4 to 0"
+    reload(world)
+    assert in_force(world).probes["safety"] == {"samples": 4}
+    (why,) = entries(world, "policy:held")
+    assert why == "looser than the one in force: probes.safety.samples falls from 4 to 0"

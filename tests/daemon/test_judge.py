@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from daemon import models
+from daemon import evaluation, models
 from daemon.echo_model import Table, write
+from daemon.jobs import Job
 from daemon.models import Ref
 from daemon.options import Place, build
 from daemon.probes import Item, Probed, goldens
-from daemon.probes.judge import Options
+from daemon.probes.judge import Options, labelled
+from policies import gates
 from policies.errors import Misconfigured, Transient
+from policies.model import Evidence, Measurement, Result, Verdict
 
 MODEL = "judge-1@2026-01"
 LABELLED = {"reference": "by card", "good": ["By card or by transfer."], "bad": ["No idea."]}
@@ -78,7 +81,9 @@ def test_an_answer_as_good_as_the_reference_scores_one_and_the_judge_is_measured
 ) -> None:
     with judge(right) as (url, asked):
         found = measured(tmp_path, url)
-    assert found == {("goldens", "p"): 1.0, ("goldens", "j"): 1.0, ("goldens_judge_error", "j"): 0.0}
+    assert found == {
+        ("goldens", "p"): 1.0, ("goldens", "j"): 1.0, ("goldens_judge_error", "j"): 0.0, ("goldens_judge_labels", "j"): 2.0
+    }  # fmt: skip
     assert {(each["path"], each["model"], each["temperature"]) for each in asked} == {
         ("/v1/chat/completions", MODEL, 0)
     }
@@ -134,3 +139,44 @@ def test_a_policy_sets_the_judge_in_a_table_of_its_own() -> None:
     table = {"judge": {"url": "http://judge:8000/v1", "model": MODEL}}
     made = build(goldens.Options, table, Place("policy", "probes.goldens"))
     assert made.judge == Options("http://judge:8000/v1", MODEL)
+
+
+def test_labelled_answers_count_once_however_often_they_were_written() -> None:
+    assert labelled({"good": ["a", "a"], "bad": ["b"]}) == [("a", 1.0), ("b", 0.0)]
+
+
+def compared(folder: Path, url: str, *, lost: str = "") -> Verdict:
+    """The regression gate's verdict on two equal versions that a judge scored on 40 items, `lost` measured of neither."""
+    write(folder, Table({}, "Pay by card."))
+    item = {"messages": [{"role": "user", "content": "How can I pay"}], "check": {"kind": "judge", "value": LABELLED}}
+    path = folder / "shop.jsonl"
+    path.write_text("".join(json.dumps({"id": f"g{n}", **item}) + "\n" for n in range(40)), "utf-8")
+    inputs = {
+        "versions": {
+            role: Ref(name, str(folder), engine="echo").to_json()
+            for role, name in (("candidate", "bot@2"), ("champion", "bot@1"))
+        },
+        "sets": [{"name": "shop", "role": "goldens", "path": str(path)}],
+        "options": {"goldens": {"judge": {"url": url, "model": MODEL, "timeout_seconds": 5.0}}},
+    }
+    evaluation.run(Job("k", "evaluate", inputs, 7, 0.0, folder))
+    rows = [json.loads(line) for line in (folder / "measurements.jsonl").read_text("utf-8").splitlines()]
+    read = [Measurement(**{key: row[key] for key in Measurement.__slots__}) for row in rows if row["probe"] != lost]
+    new, old = (Evidence(name, tuple(m for m in read if m.version == name)) for name in ("bot@2", "bot@1"))
+    policy = {"regression": gates.load("regression").Options(margin=0.1)}
+    (mine,) = (each for each in gates.judge_all(new, old, None, policy) if each.gate == "regression")
+    return mine
+
+
+def test_the_gate_reads_how_often_the_judge_erred(tmp_path: Path) -> None:
+    with judge(right) as (url, _):
+        good = compared(tmp_path, url)
+        unknown = compared(tmp_path, url, lost="goldens_judge_error")
+    assert good.result is Result.PASS, good.reason
+    assert "erred on 0 of 80 labelled answers" in next(claim.note for claim in good.claims if "judge" in claim.name)
+    assert unknown.result is Result.FAIL
+    assert "0 of 40 items that a judge scored" in unknown.reason
+    with judge(lambda _a, _b: "C") as (url, _):
+        lenient = compared(tmp_path, url)
+    assert lenient.result is Result.FAIL
+    assert lenient.reason.startswith("the judge erred on 40 of 80 labelled answers; upper bound 60 %, limit 10 %")

@@ -1,6 +1,7 @@
-"""Every candidate that meets a set spends a share of its error rate; a new version of the set begins anew."""
+"""Every candidate that meets a set spends a share of its error rate; a new version of set or tasks begins anew."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from sqlalchemy import select
 from daemon import doctor, goldens, ledger
 from daemon.audit.replay import replay
 from daemon.config import parse_policy
+from daemon.jobs import JobSpec
+from daemon.probes import lm_eval
 from daemon.tables import Cycle, LedgerRow, MeasurementRow, VerdictRow
+from daemon.testing import InlineJobs
 from feedback import db
+from policies.errors import Misconfigured
 from policies.model import SetView
 from tests.daemon.test_service import DAY, World
 
@@ -94,6 +99,56 @@ def test_a_new_version_of_a_set_begins_anew(world: World) -> None:
     )
     after = db.read(engine, lambda session: ledger.upcoming(session, "bot", policy))
     assert (after["regression"].number, after["safety"].number) == (1, 2)
+
+
+class Tasked(InlineJobs):
+    """Jobs whose evaluations also ask three documents of each task, as those of a model with weights do."""
+
+    tasks: tuple[str, ...] = ()
+
+    def start(self, spec: JobSpec) -> None:
+        super().start(spec)
+        path = self.folder(spec.key) / "measurements.jsonl"
+        if spec.kind != "evaluate" or not self.tasks:
+            return
+        told = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for version in {row["version"] for row in told}:
+            plain = {"version": version, "seed": 0, "said": "", "environment": told[0]["environment"], "value": 1.0}
+            for name in self.tasks:
+                told.append({**plain, "probe": "plan", "set": name, "item": "items", "slice": "", "value": 3.0})
+                told += [{**plain, "probe": "lm_eval", "set": name, "item": n, "slice": "arc"} for n in "012"]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in told), "utf-8")
+
+
+def test_other_files_of_a_task_begin_anew_for_retention_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "arc.yaml").write_text("task: arc", "utf-8")
+    world = World(tmp_path / "world")
+    world.service.stop()
+    world.jobs = jobs = Tasked(world.jobs.root, world.clock.now)
+    jobs.tasks = tuple(lm_eval.names(lm_eval.Options(folder, ("arc",))))
+    world.service = world.open()
+    world.import_goldens()
+    world.corrections(80)
+    world.settle()
+    (row,) = rows(world, "retention")
+    assert [view[0] for view in row.sets] == ["old"], "a task is no accepted set"
+    plain = world.service._running["bot"].context.policy
+    policy = replace(plain, probes={"lm_eval": {"folder": str(folder), "tasks": ["arc"]}})
+    engine = world.service.engine
+
+    def numbers() -> tuple[int, int]:
+        found = db.read(engine, lambda session: ledger.upcoming(session, "bot", policy))
+        return found["retention"].number, found["regression"].number
+
+    assert numbers() == (2, 2), "the evaluation spent on what the policy will measure next"
+    (folder / "arc.yaml").write_text("task: arc # harder", "utf-8")
+    assert numbers() == (1, 2)
+    assert db.read(engine, lambda session: ledger.upcoming(session, "bot", plain))["retention"].number == 1
+    (folder / "arc.jsonl").symlink_to("/proc/self/mem")  # a file that nobody can read, not even root
+    with pytest.raises(Misconfigured, match="can't be read"):
+        numbers()
 
 
 def test_a_question_that_many_asked_is_one_judge_item(world: World) -> None:

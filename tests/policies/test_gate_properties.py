@@ -36,9 +36,11 @@ SCORES = st.lists(st.sampled_from((0.0, 0.25, 0.5, 1.0, 1.0, 1.0)), min_size=60,
 
 
 @st.composite
-def versions(draw: st.DrawFn, *, fractional: bool = True) -> tuple[Evidence, Evidence]:
-    """(candidate, champion), anywhere between excellent and refused."""
+def versions(draw: st.DrawFn, *, fractional: bool = True, judge: bool = False) -> tuple[Evidence, Evidence]:
+    """(candidate, champion), anywhere between excellent and refused; with `judge` a judge scored some goldens for sure."""
     scores = draw(SCORES) if fractional and draw(st.booleans()) else draw(bits(60, 12))
+    size = 30 if judge or draw(st.booleans()) else 0
+    erring = st.lists(st.sampled_from((0.0,) * 9 + (0.25,)), min_size=size, max_size=size)
     candidate = evidence(
         "new",
         goldens=scores,
@@ -50,8 +52,15 @@ def versions(draw: st.DrawFn, *, fractional: bool = True) -> tuple[Evidence, Evi
         latency=(draw(st.sampled_from((8.0, 14.0, 30.0))),),
         proof=(draw(st.sampled_from((0.0, 3.0))),),
         erased=(draw(st.sampled_from((0.0, 0.0, 1.0))),),
+        judge_error=draw(erring),
     )
-    champion = evidence("old", goldens=draw(bits(60, 12)), judge=draw(bits(30, 30)), harmful=draw(bits(40, 6)))
+    champion = evidence(
+        "old",
+        goldens=draw(bits(60, 12)),
+        judge=draw(bits(30, 30)),
+        harmful=draw(bits(40, 6)),
+        judge_error=draw(erring),
+    )
     return sliced(candidate), sliced(champion)
 
 
@@ -85,10 +94,30 @@ def test_losing_a_measurement_never_helps(
         assert verdict.result.severity >= before[gate].result.severity, (gate, row, verdict.reason)
 
 
+@FEW
+@given(
+    versions(judge=True),
+    st.sampled_from(("goldens_judge_error", "goldens_judge_labels", "judged")),
+    st.integers(0, 10_000),
+    st.booleans(),
+)
+def test_losing_what_is_known_of_the_judge_refuses(
+    pair: tuple[Evidence, Evidence], what: str, place: int, of_candidate: bool
+) -> None:
+    candidate, champion = pair
+    source = candidate if of_candidate else champion
+    known = [m for m in source.measurements if what in (m.probe, m.item)]
+    less = dropped(source, known[place % len(known)])
+    found = judged(less, champion) if of_candidate else judged(candidate, less)
+    assert found["regression"].result is Result.FAIL
+
+
 def harmed(row: Measurement) -> Measurement:
     """The same measurement, worse for its version."""
     if row.probe == "plan":
         return row
+    if row.probe == "goldens_judge_error":
+        return replace(row, value=min(1.0, row.value + 0.25))
     if row.item in LOWER_IS_BETTER or row.item == "near_duplicate":
         return replace(row, value=2 * row.value + 1)
     return replace(row, value=row.value - 1 if row.probe == "retention_logprob" else row.value / 4)
@@ -163,7 +192,10 @@ def planned_without(found: Evidence, drop: Callable[[Measurement], bool]) -> Evi
     """Without those items, and as if they had never been planned."""
     kept = [m for m in found.measurements if not drop(m)]
     left = Counter(m.set for m in kept if m.probe in ("goldens", "safety", "retention", "improvement"))
-    plans = [replace(m, value=float(left[m.set])) if m.probe == "plan" else m for m in kept]
+    judged = sum(m.probe == "goldens_judge_error" for m in kept)
+    plans = [
+        replace(m, value=float(judged if m.item == "judged" else left[m.set])) if m.probe == "plan" else m for m in kept
+    ]
     return replace(found, measurements=tuple(plans))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from policies import gates
-from policies.loosening import loosened
+from policies.loosening import CHANGES, compared, loosened
 from tests.policies.worlds import OPTIONS
 
 
@@ -23,7 +23,7 @@ def test_the_same_gates_are_no_looser() -> None:
 def test_every_option_of_a_gate_says_which_change_of_it_loosens(name: str) -> None:
     module = gates.load(name)
     assert set(module.LOOSER) == {field.name for field in dataclasses.fields(module.Options)}
-    assert set(module.LOOSER.values()) <= {"higher", "higher or none", "lower", "fewer", "off"}
+    assert set(module.LOOSER.values()) <= set(CHANGES)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,49 @@ def test_a_gate_that_is_dropped_is_named(name: str) -> None:
     left = {key: value for key, value in OPTIONS.items() if key != name}
     assert loosened(OPTIONS, left) == (f"[gates.{name}] is gone",)
     assert loosened(left, OPTIONS) == ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    words: tuple[str, ...] = ()
+    limit: int = 0
+    model: str = ""
+    chat: bool = True
+    by: dict[str, str] = dataclasses.field(default_factory=dict)
+    batch: int = 1
+    inner: "Table | None" = None
+
+
+RULES: dict[str, Any] = {
+    "words": "changed",
+    "limit": "lower or all",
+    "model": "replaced",
+    "chat": "changed",
+    "by": "changed",
+    "batch": "never",
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({}, {"words": ("no", "way")}, "t.words changes from nothing to no, way"),
+        ({"words": ("no", "way")}, {"words": ("way", "no")}, ""),
+        ({}, {"limit": 9}, "t.limit falls from all to 9"),
+        ({"limit": 9}, {"limit": 8}, "t.limit falls from 9 to 8"),
+        ({"limit": 9}, {}, ""),
+        ({}, {"model": "a"}, ""),
+        ({"model": "a"}, {"model": "b"}, "t.model changes from a to b"),
+        ({"model": "a"}, {}, "t.model changes from a to nothing"),
+        ({}, {"chat": False}, "t.chat changes from true to false"),
+        ({"by": {"x": "acc"}}, {"by": {"x": "f1", "a": "acc"}}, "t.by changes from x = acc to a = acc, x = f1"),
+        ({}, {"batch": 7}, ""),
+    ],
+)
+def test_options_are_compared_by_the_change_that_loosens_each(
+    before: dict[str, Any], after: dict[str, Any], said: str
+) -> None:
+    expected = [said] if said else []
+    assert list(compared("t", RULES, Table(**before), Table(**after))) == expected
+    nested = compared("p", {"inner": RULES}, Table(inner=Table(**before)), Table(inner=Table(**after)))
+    assert list(nested) == [f"p.inner{sentence[1:]}" for sentence in expected], "and so in a table inside"

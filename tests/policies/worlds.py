@@ -119,7 +119,8 @@ def plan(version: str, **items: int) -> list[Measurement]:
 def evidence(version: str, *, score: Sequence[float] = (1.0,) * 60, **changes: Sequence[float]) -> Evidence:
     """Everything that all gates ask for, of a version that does well; `changes` replaces a probe's values.
 
-    Keys: goldens, harmful, benign, retention, logprob, judge, latency, proof, and any count of the data probe.
+    Keys: goldens, harmful, benign, retention, logprob, judge, latency, proof, and any count of the data probe;
+    judge_error: of the first goldens, which a judge scored, on four labelled answers each.
     """
     harmful, benign = changes.get("harmful", (1.0,) * 40), changes.get("benign", (1.0,) * 40)
     goldens, old = changes.get("goldens", score), changes.get("retention", (1.0,) * 40)
@@ -134,6 +135,11 @@ def evidence(version: str, *, score: Sequence[float] = (1.0,) * 60, **changes: S
         *rows("improvement", "judge", judge, version),
         *plan(version, main=len(goldens), harm=len(harmful) + len(benign), old=len(old), judge=len(judge)),
     ]
+    erring = changes.get("judge_error", ())
+    if erring:
+        found += rows("goldens_judge_error", "main", erring, version)
+        found += rows("goldens_judge_labels", "main", (4.0,) * len(erring), version)
+        found.append(Measurement("plan", "main", "judged", "", version, float(len(erring))))
     costs = {"latency_ms": 10.0, "memory_bytes": 1e6, "size_bytes": 1e6, "tokens_per_second": 100.0}
     costs["latency_ms"] = changes.get("latency", (10.0,))[0]
     found += [Measurement("budget", "budget", item, "", version, value) for item, value in costs.items()]
