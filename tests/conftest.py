@@ -12,7 +12,6 @@ from tests.servers import MissingError
 from tests.servers.kafka import Broker, kafka
 from tests.servers.postgres import Server, postgres
 
-
 # How fast a machine is just now proves nothing about the code.
 settings.register_profile("learnd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("learnd")
