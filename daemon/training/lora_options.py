@@ -5,9 +5,9 @@ Owns: the options' meaning and which of them exclude each other. Called by `lora
 
 from dataclasses import dataclass
 
+from daemon.training.objectives import OBJECTIVES
 from daemon.training.shape import Shape
 
-STAGES = ("sft", "dpo", "kto")
 ENGINES = ("packed", "trl")
 
 
@@ -118,7 +118,7 @@ class Options:
         held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
         if held and self.engine == "trl":
             raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
-        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
+        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in OBJECTIVES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 
     def _check_adapter(self) -> None:

@@ -1,7 +1,7 @@
 """The engine "packed": our own step on torch and PEFT, for answers to imitate, pairs and ratings.
 
-Owns: which documents an objective reads, what is asked of the reference, and the order of rows. Refuses to know
-adapters and jobs, and TRL (`stages` is the same on TRL, and what this is tested against). Called by `lora`.
+Owns: what an objective is given to work with, and the order of rows. Refuses to know formulas (`objectives`), adapters and
+jobs, and TRL (`stages` is the same on TRL, and what this is tested against). Called by `lora` and `full`.
 
 Every step holds rows of all lengths, drawn at random; ratings are spread so that a step has both labels. A record's
 weight acts in its loss, in every objective.
@@ -9,8 +9,8 @@ weight acts in its loss, in every objective.
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,49 +18,17 @@ from typing import Any
 
 import torch
 
-from daemon.training import loop, packing, reference
-from daemon.training.loop import Fitted, Loss
+from daemon.training import loop, objectives, packing, reference
+from daemon.training.loop import Fitted
 from daemon.training.meter import Meter
-from daemon.training.objectives import dpo, kto, sft
 from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
 from daemon.training.retain import asked, ewc, forgotten, kl, mask, osf
 from daemon.training.retain.asked import Counted
 from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
-from daemon.training.tokens import Sample, mixed, partners
-
-Thin = Callable[[list[int]], list[int]]
-
-
-def whole(prompt: list[int]) -> list[int]:
-    """All of a prompt."""
-    return prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What the loop needs to know of an objective: `sizes` are what a row adds to the step's divisor."""
-
-    loss: Loss
-    sizes: Sequence[int]
-    before: Callable[[Any, Sequence[int]], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all objectives are made of: `ask` returns the reference's nats of every answer, `thin` what a prompt shows,
-    `hold` what the champion thinks of answers to imitate (None: they aren't held to it), `anchor` what it costs to move
-    weights that old answers need.
-    """
-
-    plan: Plan
-    read: Reader
-    ask: Callable[[Sequence[Document]], list[list[float]]]
-    device: torch.device
-    thin: Thin = whole
-    hold: Callable[[Sequence[Sample]], Held] | None = None
-    anchor: Anchor | None = None
+from daemon.training.task import Setting, whole
+from daemon.training.tokens import Sample, mixed
 
 
 def thinned(prompt: list[int], *, share: float, kept: frozenset[int]) -> list[int]:
@@ -96,7 +64,7 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
             samples, anchor = _retained(model, counted, samples, plan, folder)
     thin = partial(thinned, share=plan.drop, kept=frozenset(tokenizer.added_tokens_decoder)) if plan.drop else whole
     setting = Setting(plan, read, ask, model.device, thin, hold if plan.hold else None, anchor)
-    task = {"sft": imitation, "dpo": preference, "kto": rating}[plan.name](samples, setting)
+    task = objectives.load(plan.name).task(samples, setting)
     steps = order([one.label for one in samples], plan)
     settings = loop.Settings(
         plan.lr,
@@ -141,81 +109,3 @@ def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:
         cuts = [round(number * len(rows) / count) for number in range(count + 1)]
         made += [rows[first:last] for first, last in pairwise(cuts)]
     return made[:wanted]
-
-
-def imitation(samples: Sequence[Sample], setting: Setting) -> Task:
-    """Answers to imitate, divided by the step's answer tokens."""
-    held = setting.hold(samples) if setting.hold else None
-    sizes = [len(one.answer) for one in samples]
-    loss = imitated(samples, setting.read, setting.thin, held)
-    return Task(anchored(loss, setting.anchor, sizes) if setting.anchor else loss, sizes)
-
-
-def anchored(loss: Loss, anchor: Anchor, sizes: Sequence[int]) -> Loss:
-    """The loss and, a token alike, what it costs to move the weights; `sizes` are what the loop divides a step by."""
-
-    def held(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        return loss(model, rows) + anchor.cost(model) * sum(sizes[row] for row in rows)
-
-    return held
-
-
-def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole, held: Held | None = None) -> Loss:
-    """The summed loss of imitation alone: what a teacher is tuned with, too."""
-
-    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        some = [samples[row] for row in rows]
-        cost = held.cost(rows) if held else packing.nats
-        nats = read(model, [(thin(one.prompt), [one.answer]) for one in some], cost)
-        weights = torch.tensor(
-            [one.weight * share for one in some for share in one.emphasis or [1.0] * len(one.answer)],
-            device=nats.device,
-        )
-        return sft.loss(nats, weights)
-
-    return loss
-
-
-def preference(samples: Sequence[Sample], setting: Setting) -> Task:
-    """Pairs, divided by their number; a pair is one document, its prompt read once."""
-    documents: list[Document] = [(one.prompt, [one.answer, one.rejected]) for one in samples]
-    known = torch.tensor(setting.ask(documents), device=setting.device)
-    weights = torch.tensor([one.weight for one in samples], device=setting.device)
-
-    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        some = [documents[row] for row in rows]
-        gains = known[rows] - reference.summed(setting.read(model, some), some).view(-1, 2)
-        return dpo.loss(gains[:, 0] - gains[:, 1], weights[rows], beta=setting.plan.beta, flipped=setting.plan.robust)
-
-    return Task(loss, [1] * len(samples))
-
-
-def rating(samples: Sequence[Sample], setting: Setting) -> Task:
-    """Ratings, divided by their number; the zero is estimated once a step, on all of its rows."""
-    others = partners(samples)
-    documents: list[Document] = [(one.prompt, [one.answer]) for one in samples]
-    mismatched: list[Document] = [(one.prompt, [other]) for one, other in zip(samples, others, strict=True)]
-    both: list[Document] = [(one.prompt, [one.answer, other]) for one, other in zip(samples, others, strict=True)]
-    known = torch.tensor(setting.ask(both), device=setting.device)
-    liked = torch.tensor([one.label for one in samples], device=setting.device)
-    plain = torch.tensor([one.weight for one in samples], device=setting.device)
-    weights = torch.tensor(
-        kto.balanced([one.weight for one in samples], [one.label for one in samples]), device=setting.device
-    )
-    origin = torch.zeros((), device=setting.device)
-
-    def before(model: Any, rows: Sequence[int]) -> None:
-        micro = setting.plan.micro
-        nats = [
-            value
-            for start in range(0, len(rows), micro)
-            for value in reference.totals(model, setting.read, [mismatched[row] for row in rows[start : start + micro]])
-        ]
-        origin.copy_(kto.zero(known[rows, 1] - torch.tensor(nats, device=setting.device), plain[rows]))
-
-    def loss(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        some = [documents[row] for row in rows]
-        gains = known[rows, 0] - reference.summed(setting.read(model, some), some)
-        return kto.loss(gains, liked[rows], weights[rows], origin, beta=setting.plan.beta)
-
-    return Task(loss, [1] * len(samples), before)

@@ -75,7 +75,8 @@ def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6) -> Any:
     """An objective whose reference is the model with a weaker adapter."""
     import torch
 
-    from daemon.training import packed, packing, reference
+    from daemon.training import objectives, packing, reference
+    from daemon.training.task import Setting
 
     read = packing.reader(model, PAD)
 
@@ -86,8 +87,7 @@ def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6) -> Any:
         made = [[found[sum(sizes[:n]) + place] - 0.5 * place for place in range(size)] for n, size in enumerate(sizes)]
         return [[value + 0.1 * n for value in values] for n, values in enumerate(made)]
 
-    make = {"sft": packed.imitation, "dpo": packed.preference, "kto": packed.rating}[name]
-    return make(rows, packed.Setting(plan(name, micro=micro), read, ask, torch.device("cpu")))
+    return objectives.load(name).task(rows, Setting(plan(name, micro=micro), read, ask, torch.device("cpu")))
 
 
 def gradient(model: Any, task: Any, rows: Sequence[int], micro: int) -> Any:
@@ -178,7 +178,8 @@ def test_a_micro_batch_changes_no_gradient(base: Ref, name: str) -> None:
 def test_a_weight_of_two_is_the_record_twice(base: Ref, name: str) -> None:
     from dataclasses import replace
 
-    from daemon.training import packed, packing
+    from daemon.training import objectives, packing
+    from daemon.training.task import Setting
     from daemon.training.tokens import evened
 
     model = opened(base)
@@ -189,8 +190,7 @@ def test_a_weight_of_two_is_the_record_twice(base: Ref, name: str) -> None:
 
     def of(rows: list[Any]) -> Any:
         rows = evened(rows, [len(one.answer) if name == "sft" else 1 for one in rows])
-        make = {"sft": packed.imitation, "dpo": packed.preference, "kto": packed.rating}[name]
-        made = make(rows, packed.Setting(plan(name), read, ask, model.device))
+        made = objectives.load(name).task(rows, Setting(plan(name), read, ask, model.device))
         return gradient(model, made, list(range(len(rows))), len(rows))
 
     once = samples()
