@@ -3,13 +3,14 @@
 Owns: what an objective is given to work with, and the order of rows. Refuses to know formulas (`objectives`), adapters and
 jobs, and TRL (`stages` is the same on TRL, and what this is tested against). Called by `lora` and `full`.
 
-Every step holds rows of all lengths, drawn at random; ratings are spread so that a step has both labels. A record's
+Every step holds rows of all lengths, drawn at random; ratings are spread so that a step has both labels. Objectives are
+stages of their own, or come together in every step (`mixing`). A record's
 weight acts in its loss, in every objective.
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from daemon.training import loop, objectives, packing, reference
+from daemon.training import loop, mixing, objectives, packing, reference
 from daemon.training.loop import Fitted
 from daemon.training.meter import Meter
 from daemon.training.packing import Document, Reader
@@ -27,7 +28,7 @@ from daemon.training.retain import asked, ewc, forgotten, kl, mask, osf
 from daemon.training.retain.asked import Counted
 from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
-from daemon.training.task import Setting, whole
+from daemon.training.task import Setting, Task, whole
 from daemon.training.tokens import Sample, mixed
 
 
@@ -46,8 +47,51 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
 
     Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a micro-batch.
     """
-    read = packing.reader(model, tokenizer.pad_token_id)
-    counted = Counted(read)
+    counted = Counted(packing.reader(model, tokenizer.pad_token_id))
+    samples, task = _made(model, tokenizer, counted, samples, plan, folder, meter)
+    steps = order([one.label for one in samples], plan)
+    lengths = [one.cost for one in samples]
+    fitted = _run(model, task, steps, lengths, plan, folder, meter, kept=plan.osf if plan.name == "sft" else 0.0)
+    fitted.asked = counted.tokens
+    return fitted
+
+
+def together(
+    model: Any,
+    tokenizer: Any,
+    groups: Mapping[str, Sequence[Sample]],
+    plans: Mapping[str, Plan],
+    shares: Mapping[str, float],
+    folder: Path,
+    meter: Meter,
+) -> Fitted:
+    """Train `model` in place on several objectives at once, by name; `shares` sum to 1, pace and batch are those of the
+    first plan. It continues like `fit`; the reference of all is the model as it is.
+
+    Raises: as `fit`.
+    """
+    counted, plan = Counted(packing.reader(model, tokenizer.pad_token_id)), next(iter(plans.values()))
+    made = [_made(model, tokenizer, counted, groups[name], plans[name], folder / name, meter) for name in groups]
+    weighed = {name: shares[name] for name in groups}
+    task = mixing.together([one for _, one in made], list(weighed.values()), model.device)
+    steps = mixing.order([[one.label for one in rows] for rows, _ in made], list(weighed.values()), plan)
+    lengths = [one.cost for rows, _ in made for one in rows]
+    kept = plan.osf if "sft" in groups else 0.0
+    fitted = _run(model, task, steps, lengths, plan, folder, meter, kept=kept, shares=weighed)
+    fitted.asked = counted.tokens
+    return fitted
+
+
+def _made(
+    model: Any,
+    tokenizer: Any,
+    counted: Counted,
+    samples: Sequence[Sample],
+    plan: Plan,
+    folder: Path,
+    meter: Meter,
+) -> tuple[Sequence[Sample], Task]:
+    """The rows of an objective and its task, the model as it is having been asked what they need; kept in `folder`."""
     opening = replace(meter, title=f"{meter.title}: asking the reference", last=meter.first)
 
     def ask(documents: Sequence[Document]) -> list[list[float]]:
@@ -63,9 +107,23 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         with loop.precision(model):
             samples, anchor = _retained(model, counted, samples, plan, folder)
     thin = partial(thinned, share=plan.drop, kept=frozenset(tokenizer.added_tokens_decoder)) if plan.drop else whole
-    setting = Setting(plan, read, ask, model.device, thin, hold if plan.hold else None, anchor)
-    task = objectives.load(plan.name).task(samples, setting)
-    steps = order([one.label for one in samples], plan)
+    setting = Setting(plan, counted.read, ask, model.device, thin, hold if plan.hold else None, anchor)
+    return samples, objectives.load(plan.name).task(samples, setting)
+
+
+def _run(
+    model: Any,
+    task: Task,
+    steps: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    plan: Plan,
+    folder: Path,
+    meter: Meter,
+    *,
+    kept: float,
+    shares: Mapping[str, float] | None = None,
+) -> Fitted:
+    """Train over `steps`; `kept`: share of each layer's dominant directions that stay."""
     settings = loop.Settings(
         plan.lr,
         plan.warmup,
@@ -77,13 +135,17 @@ def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         betas=(0.9, 0.999),
         micro=plan.micro,
     )
-    lengths = [one.cost for one in samples]
-    back = osf.keeper(model, plan.osf) if plan.osf and plan.name == "sft" else None
-    before = (lambda *_: back()) if back else task.before
-    fitted = loop.fit(model, steps, task.loss, task.sizes, lengths, settings, folder, meter, before)
+    back = osf.keeper(model, kept) if kept else None
+
+    def before(model: Any, rows: Sequence[int]) -> None:
+        if back:
+            back()
+        if task.before is not None:
+            task.before(model, rows)
+
+    fitted = loop.fit(model, steps, task.loss, task.sizes, lengths, settings, folder, meter, before, shares)
     if back:
         back()
-    fitted.asked = counted.tokens
     return fitted
 
 
