@@ -232,4 +232,5 @@ def _resume(model: Any, optimiser: torch.optim.Optimizer, folder: Path) -> tuple
         index, _, key = name.partition(".")
         moments.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(state["step"]), [[float(part) for part in parts] for parts in state["losses"]]
+    losses = [parts if isinstance(parts, list) else [parts] for parts in state["losses"]]  # an older release kept one
+    return int(state["step"]), losses
