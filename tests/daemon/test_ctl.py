@@ -263,6 +263,7 @@ class Loop:
 @pytest.mark.parametrize(
     ("outcome", "answer", "code"), [("done", "rolled_back", 0), ("refused", "there is nothing to go back to", 1)]
 )
+@pytest.mark.slow
 def test_wait_follows_a_command_to_its_outcome(
     story: tuple[Settings, Engine], outcome: str, answer: str, code: int
 ) -> None:
