@@ -179,8 +179,9 @@ def _clean(records: Iterator[Record], draw: _Draw) -> Iterator[Record]:
 
 
 def _agreed(records: Sequence[Record], thrown: Counter[str]) -> list[Record]:
-    """The records without ratings of one answer to one prompt that go both ways: one for one, what is said against it
-    takes away something that was said for it, the least believed first. What all but a few say is still learned.
+    """The records without ratings of one answer to one prompt that go both ways: the side that is believed less goes,
+    and of the other, the least believed first, no more than that weighs. What most say is still learned, and many who are
+    hardly believed take nothing away from one who is.
     """
     rated: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in records:
@@ -189,9 +190,13 @@ def _agreed(records: Sequence[Record], thrown: Counter[str]) -> list[Record]:
             rated.setdefault(key, {"positive": [], "negative": []})[record.usable].append(record)
     gone = set[int]()
     for sides in rated.values():
-        each = min(map(len, sides.values()))
-        for side in sides.values():
-            gone |= {one.seq for one in sorted(side, key=lambda one: (one.weight, one.seq))[:each]}
+        less, more = sorted(sides.values(), key=lambda side: sum(one.weight for one in side))
+        left = sum(one.weight for one in less) + 1e-9
+        gone |= {one.seq for one in less}
+        for one in sorted(more, key=lambda one: (one.weight, one.seq)):
+            left -= one.weight
+            if less and left >= 0:
+                gone.add(one.seq)
     thrown["contradicting"] += len(gone)
     return [record for record in records if record.seq not in gone]
 

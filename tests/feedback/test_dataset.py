@@ -122,7 +122,7 @@ def test_what_may_not_teach_is_left_out_and_counted(
     assert built.card["thrown_out"] == {reason: 1}
 
 
-def test_ratings_of_one_answer_that_contradict_each_other_are_left_out_one_for_one(
+def test_ratings_of_one_answer_that_contradict_each_other_are_left_out_as_far_as_they_weigh(
     session: Session, tmp_path: Path
 ) -> None:
     for number, usable in enumerate(["positive", "positive", "negative", "positive"], 1):
@@ -133,6 +133,14 @@ def test_ratings_of_one_answer_that_contradict_each_other_are_left_out_one_for_o
     assert built.seqs == (1, 4, 5, 6)
     assert built.card["thrown_out"] == {"contradicting": 2}
     assert built.card["signals"] == {"negative": 2, "positive": 2}
+
+
+def test_many_who_are_hardly_believed_take_nothing_away_from_one_who_is(session: Session, tmp_path: Path) -> None:
+    put(session, 1, prompt="where?", usable="positive")
+    for number in range(2, 7):
+        put(session, number, prompt="where?", usable="negative", weight=0.1)
+    built = build(session, tmp_path)
+    assert (built.seqs, built.card["thrown_out"]) == ((1,), {"contradicting": 5})
 
 
 def test_old_ratings_contradict_each_other_too_and_a_set_of_nothing_else_is_refused(
