@@ -43,7 +43,9 @@ def load_policy(path: Path | str) -> Policy:
         raise Misconfigured(f"{path} is not there", hint="learnd init DIR writes a policy to begin with") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path} can't be read: {error}", hint="check its owner, mode and encoding") from error
-    return parse_policy(text, str(path), base=path.absolute().parent)
+    policy = parse_policy(text, str(path), base=path.absolute().parent)
+    _check_depths(policy, Place(str(path)))  # not of a recorded policy: an old decision stays replayable
+    return policy
 
 
 def usable_policy(path: Path | str) -> Policy:
@@ -155,6 +157,19 @@ def _check(policy: Policy, place: Place) -> None:
         )
     if policy.rollout.attempts < 1 or policy.triggers.tries < 1:
         raise Misconfigured(f"{place.source}: rollout.attempts and triggers.tries begin at 1", hint="write 1 or more")
+
+
+def _check_depths(policy: Policy, place: Place) -> None:
+    """Whether an adapter is ever merged by a method that says when: at `max_depth` it begins afresh.
+
+    Raises: Misconfigured.
+    """
+    for name, options in policy.method.options.items():
+        depth = options.get("merge_depth", 0)
+        if depth >= policy.method.max_depth:
+            key = place.inside(f"method.options.{name}").key("merge_depth")
+            hint = f"a fresh start comes first, at max_depth = {policy.method.max_depth}: write less than that"
+            raise Misconfigured(f"{key} = {depth} is never reached", hint=hint)
 
 
 def _check_drift(drift: Drift, place: Place) -> None:

@@ -55,6 +55,8 @@ def _differences(before: Any, kind: str, shape: Shape, linear: set[str]) -> Iter
         yield "virtual_tokens", before.num_virtual_tokens, shape.virtual_tokens
         return
     parts = 2 if shape.kind == "pissa" else 1  # what PiSSA began with is kept beside what it came to
+    if shape.grows:
+        parts = max(1, before.r // shape.rank)
     if shape.rank:
         yield "rank", before.r // parts, shape.rank
     yield "alpha", before.lora_alpha // parts, shape.alpha
@@ -67,7 +69,8 @@ def shape_of(folder: Path, shape: Shape) -> Shape:
     """The shape with the rank and the targets of a saved adapter of its kind."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     parts = 2 if shape.kind == "pissa" else 1
-    return replace(shape, rank=config.r // parts, targets=",".join(sorted(config.target_modules)))
+    rank = shape.rank if shape.grows else config.r // parts
+    return replace(shape, rank=rank, targets=",".join(sorted(config.target_modules)))
 
 
 def _kind(config: Any, folder: Path) -> str:

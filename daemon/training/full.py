@@ -16,9 +16,8 @@ from typing import Any
 from daemon.jobs import Job, read_json, write_json
 from daemon.models import Ref
 from daemon.training import examples as lines
-from daemon.training import lora, parse
+from daemon.training import lora, parse, plan
 from daemon.training.examples import Example
-from daemon.training.objectives import OBJECTIVES
 from policies.errors import Misconfigured, Refused
 from policies.words import count
 
@@ -33,6 +32,10 @@ class Options:
     `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
     it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
+    learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
+    answers that it already gives. `favour_new`: how many times as much a new record counts as a replayed one that is as
+    old and as trusted. `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go.
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW. `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -47,6 +50,8 @@ class Options:
     sft_minimum: int = 1
     sft_epochs: float = 3.0
     sft_lr: float = 2e-5
+    sft_drop: float = 0.0
+    sft_hold: float = 0.0
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -58,6 +63,8 @@ class Options:
     kto_epochs: float = 1.0
     kto_lr: float = 5e-6
     kto_beta: float = 0.1
+    favour_new: float = 1.0
+    merge: float = 1.0
     imitate_positives: bool = True
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -66,18 +73,9 @@ class Options:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.maximum_parameters < 1 or min(self.freeze_layers, self.micro_batch) < 0 or self.batch < 2:
-            raise ValueError(
-                "maximum_parameters is at least 1, batch at least 2, freeze_layers and micro_batch at least 0"
-            )
-        if self.micro_batch and self.batch % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} divides batch {self.batch}")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError("schedule is cosine, linear or constant")
-        if not 0 <= self.dpo_robust < 0.5:
-            raise ValueError("dpo_robust lies in [0, 0.5)")
-        if any(getattr(self, f"{name}_{what}") <= 0 for name in OBJECTIVES for what in ("epochs", "lr", "minimum")):
-            raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
+        if self.maximum_parameters < 1 or self.freeze_layers < 0:
+            raise ValueError("maximum_parameters is at least 1, freeze_layers at least 0")
+        plan.check(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,20 +162,24 @@ def _stage(run: Run, model: Any, name: str, group: Sequence[Example], span: tupl
     """Train `model` in place on one stage, or take the weights that an earlier attempt left; what it took."""
     from safetensors.torch import save_file
 
-    from daemon.training import packed, tokens
+    from daemon.training import adapters, packed, tokens
     from daemon.training.meter import Meter
     from daemon.training.plan import Plan
+    from daemon.training.retain import merge
 
     done = run.checkpoint / f"{name}-done"
     if done.exists():
         return _taken(model, done)
     begin, options = perf_counter(), run.options
     samples, dropped = tokens.encode(run.tokenizer, group, run.context)
+    samples = tokens.favoured(samples, options.favour_new)
     samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
     micro, gpu = options.micro_batch or options.batch, run.device.type == "cuda"
-    plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=gpu)
+    stage = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=gpu)
     meter = Meter(run.job.progress, name, *span)
-    fitted = packed.fit(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
+    start = adapters.trained(model) if options.merge < 1 else {}
+    fitted = packed.fit(model, run.tokenizer, samples, stage, run.checkpoint / name, meter)
+    merge.back(model, start, options.merge)
     facts = {
         "examples": len(samples),
         "dropped": dropped,

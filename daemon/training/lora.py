@@ -188,11 +188,13 @@ def _fit(
 
     from daemon.training import adapters
     from daemon.training.meter import Meter
-    from daemon.training.retain import merge, slao
+    from daemon.training.retain import merge, olora, slao
 
     begin, options = perf_counter(), run.options
     samples, dropped = _encoded(run, groups)
     set_seed(run.job.seed)
+    if options.olora and adapter == Path(run.champion.folder):
+        adapter = olora.grown(adapter, run.shape.rank, run.checkpoint / "grown")
     model = adapters.opened(run.champion, adapter, run.shape, device=run.job.device, quantisation=options.quantisation)
     meter = Meter(run.job.progress, name, *span)
     if options.slao:
@@ -235,6 +237,11 @@ def _trained(
 
     options, folder, total = run.options, run.checkpoint / name, sum(map(len, samples.values()))
     plans = {one: Plan.of(options, one, total, micro, seed=run.job.seed, gpu=run.gpu) for one in samples}
+    if options.olora and not run.fresh:
+        from daemon.training.retain import olora
+
+        older = olora.size(Path(run.champion.folder))
+        plans = {one: replace(plan, older=older) for one, plan in plans.items()}
     if options.engine == "trl":
         from daemon.training import stages
 

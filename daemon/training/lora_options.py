@@ -6,8 +6,9 @@ Owns: the options' meaning and which of them exclude each other. Called by `lora
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from daemon.training import plan
 from daemon.training.objectives import OBJECTIVES
-from daemon.training.shape import Shape
+from daemon.training.shape import AUTO, Shape
 
 ENGINES = ("packed", "trl")
 
@@ -49,6 +50,9 @@ class Options:
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
     `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors (neither it
     nor `sft_osf` goes with "pissa", "prefix" or "prompt").
+    `olora`: strength of the pull of an update to directions of its own (0: none): it trains a new part of `rank` beside the
+    parts before it, which stay, so the adapter's rank grows with every update. For kind = "lora" with a rank in numbers and
+    engine = "packed", without `slao` and `sft_osf`.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -97,6 +101,7 @@ class Options:
     imitate_positives: bool = True
     merge: float = 1.0
     slao: bool = False
+    olora: float = 0.0
     schedule: str = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -106,31 +111,19 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is one of {', '.join(ENGINES)}")
-        if self.edit_weight < 1 or self.favour_new <= 0 or (self.edit_weight > 1 and self.engine == "trl"):
-            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it; favour_new is above 0')
+        if self.edit_weight < 1 or (self.edit_weight > 1 and self.engine == "trl"):
+            raise ValueError('edit_weight is at least 1, and needs engine = "packed" above it')
         self._check_adapter()
-        if self.batch < 2:
-            raise ValueError("batch is at least 2")
-        if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch < 2):
-            raise ValueError(f"micro_batch {self.micro_batch} is at least 2 and divides batch {self.batch}")
+        plan.check(self)
         if self.quantisation not in ("", "nf4", "int8"):
             raise ValueError('quantisation is "", "nf4" or "int8"')
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError("schedule is cosine, linear or constant")
-        if not 0 <= self.dpo_robust < 0.5:
-            raise ValueError("dpo_robust lies in [0, 0.5)")
-        if not 0 <= self.sft_drop < 1:
-            raise ValueError("sft_drop lies in [0, 1)")
-        if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:
-            raise ValueError("sft_hold lies in [0, 1], sft_forgotten and merge in (0, 1]")
+        if not 0 < self.sft_forgotten <= 1:
+            raise ValueError("sft_forgotten lies in (0, 1]")
         if (self.sft_mask and self.sft_mask <= 1) or self.sft_ewc < 0 or not 0 <= self.sft_osf < 1:
             raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0, sft_osf lies in [0, 1)")
         held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
         if held and self.engine == "trl":
             raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
-        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in OBJECTIVES for name in ("epochs", "lr", "minimum")):
-            raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
-
         self._check_shares()
 
     def shares(self, names: Iterable[str]) -> dict[str, float]:
@@ -154,5 +147,13 @@ class Options:
             raise ValueError(
                 f'slao and sft_osf look at the factors of a LoRA: kind = "{self.kind}" has none of its own'
             )
+        if self.olora < 0 or (self.olora and not self._grows()):
+            hint = 'kind = "lora", a rank in numbers, engine = "packed", and neither slao nor sft_osf'
+            raise ValueError(f"olora is at least 0, and above it needs {hint}")
         if self.kind == "pissa" and self.quantisation:
             raise ValueError('kind = "pissa" takes parts out of the weights: it needs quantisation = ""')
+
+    def _grows(self) -> bool:
+        """Whether an adapter of this kind can be given another part at every update."""
+        plain = self.kind == "lora" and self.rank != AUTO and self.engine == "packed"
+        return plain and not (self.slao or self.sft_osf)

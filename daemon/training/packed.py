@@ -26,9 +26,9 @@ from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
 from daemon.training.retain import asked, ewc, forgotten, kl, mask, osf
 from daemon.training.retain.asked import Counted
-from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
-from daemon.training.task import Setting, Task, whole
+from daemon.training.retain.olora import Apart
+from daemon.training.task import Pull, Setting, Task, whole
 from daemon.training.tokens import Sample, mixed
 
 
@@ -102,12 +102,12 @@ def _made(
         with loop.precision(model):
             return kl.held(model, counted, samples, plan.hold, folder, opening)
 
-    anchor = None
+    pulls: tuple[Pull, ...] = ()
     if plan.name == "sft":
         with loop.precision(model):
-            samples, anchor = _retained(model, counted, samples, plan, folder)
+            samples, pulls = _retained(model, counted, samples, plan, folder)
     thin = partial(thinned, share=plan.drop, kept=frozenset(tokenizer.added_tokens_decoder)) if plan.drop else whole
-    setting = Setting(plan, counted.read, ask, model.device, thin, hold if plan.hold else None, anchor)
+    setting = Setting(plan, counted.read, ask, model.device, thin, hold if plan.hold else None, pulls)
     return samples, objectives.load(plan.name).task(samples, setting)
 
 
@@ -135,7 +135,7 @@ def _run(
         betas=(0.9, 0.999),
         micro=plan.micro,
     )
-    back = osf.keeper(model, kept) if kept else None
+    back = osf.keeper(model, kept) if kept else Apart(plan.older, plan.olora).keeper(model) if plan.older else None
 
     def before(model: Any, rows: Sequence[int]) -> None:
         if back:
@@ -151,14 +151,15 @@ def _run(
 
 def _retained(
     model: Any, read: Reader, samples: Sequence[Sample], plan: Plan, folder: Path
-) -> tuple[Sequence[Sample], Anchor | None]:
+) -> tuple[Sequence[Sample], tuple[Pull, ...]]:
     """The answers to imitate that are left to learn from, and what holds the weights: both by the model as it is."""
     anchor = ewc.anchor(model, read, samples, plan.ewc, folder) if plan.ewc else None
     if plan.mask or plan.forgotten < 1:
         told = asked.surprises(model, read, samples, folder)
         masked = mask.hidden(samples, told, plan.mask) if plan.mask else samples
         samples = forgotten.first(masked, told, plan.forgotten)
-    return samples, anchor
+    pulls = (anchor.cost,) if anchor else ()
+    return samples, (*pulls, Apart(plan.older, plan.olora).cost) if plan.older else pulls
 
 
 def order(labels: Sequence[bool], plan: Plan) -> list[list[int]]:

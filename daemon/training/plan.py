@@ -1,10 +1,13 @@
 """What one stage of an update is to do, whichever engine does it.
 
-Owns: the values. Called by `lora`, and by the engines `packed` and `stages`.
+Owns: the values, and which of a way's options make a stage. Called by `lora`, `full`, and
+by the engines `packed` and `stages`.
 """
 
 from dataclasses import dataclass
 from typing import Any
+
+from daemon.training.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +17,8 @@ class Plan:
     For answers to imitate alone: `drop`: share of a prompt's tokens that is hidden, anew every time; `hold`: share of the
     champion's own soft targets in what it already says right; `mask`: perplexity above which a token isn't learned;
     `forgotten`: share of the replayed answers that is trained on; `ewc`: strength of the pull to where weights began;
-    `osf`: share of each layer's dominant directions that stay.
+    `osf`: share of each layer's dominant directions that stay; `olora`: strength of the pull to directions of its own,
+    where the first `older` ranks of the adapter are of earlier updates and stay.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Plan:
     forgotten: float = 1.0
     ewc: float = 0.0
     osf: float = 0.0
+    olora: float = 0.0
+    older: int = 0
 
     @classmethod
     def of(cls, options: Any, name: str, samples: int, micro: int, *, seed: int, gpu: bool) -> "Plan":
@@ -62,4 +68,26 @@ class Plan:
             forgotten=getattr(options, "sft_forgotten", 1.0),
             ewc=getattr(options, "sft_ewc", 0.0),
             osf=getattr(options, "sft_osf", 0.0),
+            olora=getattr(options, "olora", 0.0),
         )
+
+
+def check(options: Any) -> None:
+    """Whether stages can be made of a way's options; `of` takes them as they are.
+
+    Raises: ValueError, naming the option and what would be right.
+    """
+    if options.batch < 2:
+        raise ValueError("batch is at least 2")
+    if options.micro_batch and (options.batch % options.micro_batch or options.micro_batch < 2):
+        raise ValueError(f"micro_batch {options.micro_batch} is at least 2 and divides batch {options.batch}")
+    if options.schedule not in ("cosine", "linear", "constant"):
+        raise ValueError("schedule is cosine, linear or constant")
+    if not 0 <= options.dpo_robust < 0.5:
+        raise ValueError("dpo_robust lies in [0, 0.5)")
+    if not 0 <= options.sft_drop < 1 or not 0 <= options.sft_hold <= 1 or not 0 < options.merge <= 1:
+        raise ValueError("sft_drop lies in [0, 1), sft_hold in [0, 1], merge in (0, 1]")
+    if options.favour_new <= 0:
+        raise ValueError("favour_new is above 0")
+    if any(getattr(options, f"{stage}_{name}") <= 0 for stage in OBJECTIVES for name in ("epochs", "lr", "minimum")):
+        raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")

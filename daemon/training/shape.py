@@ -15,7 +15,7 @@ AUTO = "auto"
 @dataclass(frozen=True, slots=True)
 class Shape:
     """`kind`: one of KINDS. `targets`: "all-linear" or names of layers, comma-separated. `frozen`: lowest layers that get
-    none. A prefix or prompt has `virtual_tokens` and none of the others.
+    none. A prefix or prompt has `virtual_tokens` and none of the others. `grows`: every update adds a part of that rank.
 
     A `rank` of 0 and `targets` of "auto" are still to be found: they differ from nothing.
     """
@@ -27,6 +27,7 @@ class Shape:
     targets: str = "all-linear"
     virtual_tokens: int = 16
     frozen: int = 0
+    grows: bool = False
 
     @classmethod
     def of(cls, options: Any) -> "Shape":
@@ -41,7 +42,7 @@ class Shape:
             raise ValueError(f'a {options.kind} has no layers of its own: no freeze_layers, no "auto"')
         rank = 0 if options.rank == AUTO else options.rank
         more = (options.alpha, options.dropout, options.targets, options.virtual_tokens, options.freeze_layers)
-        return cls(options.kind, rank, *more)
+        return cls(options.kind, rank, *more, grows=options.olora > 0)
 
     @property
     def prompted(self) -> bool:

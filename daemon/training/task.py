@@ -12,11 +12,11 @@ import torch
 from daemon.training.loop import Loss
 from daemon.training.packing import Document, Reader
 from daemon.training.plan import Plan
-from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
 from daemon.training.tokens import Sample
 
 Thin = Callable[[list[int]], list[int]]
+Pull = Callable[[Any], torch.Tensor]  # the model -> what its weights cost as they are, a scalar in nats a token
 
 
 def whole(prompt: list[int]) -> list[int]:
@@ -38,8 +38,8 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all objectives are made of: `ask` returns the reference's nats of every answer, `thin` what a prompt shows,
-    `hold` what the champion thinks of answers to imitate (None: they aren't held to it), `anchor` what it costs to move
-    weights that old answers need.
+    `hold` what the champion thinks of answers to imitate (None: they aren't held to it), `pulls` what
+    holds weights, in answers to imitate.
     """
 
     plan: Plan
@@ -48,4 +48,4 @@ class Setting:
     device: torch.device
     thin: Thin = whole
     hold: Callable[[Sequence[Sample]], Held] | None = None
-    anchor: Anchor | None = None
+    pulls: Sequence[Pull] = ()

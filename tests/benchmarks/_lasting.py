@@ -25,11 +25,8 @@ import torch
 from daemon.demo import base
 from daemon.jobs import Job
 from daemon.models import Ref
-from daemon.training import lora, packed, packing, parse, tokens
+from daemon.training import full, lora, packing, tokens
 from daemon.training.examples import Example
-from daemon.training.meter import Meter
-from daemon.training.plan import Plan
-from daemon.training.retain import merge
 from daemon.transformers_model import completion_tokens, open_tokenizer, open_weights, prompt_tokens
 from feedback import replay
 from feedback.topics import topic
@@ -47,8 +44,9 @@ MUTE = 1e-6
 
 @dataclass(frozen=True)
 class Learner:
-    """`options` of a LoRA update; `replay`: share of old queries in what an update reads; `joint`: from the first model on
-    all queries so far, at the `steps` (domains that have arrived) that are named; `full`: all weights and no adapter.
+    """`options` of an update; `replay`: share of old queries in what it reads; `joint`: from the first model on all queries
+    so far, at the `steps` (domains that have arrived) that are named; `full`: the method `full`, else `lora`. `mute`: old
+    queries are read, and nothing is learned of them.
     """
 
     name: str
@@ -123,8 +121,7 @@ def course(world: World, learner: Learner, tell: Callable[[str], None]) -> dict[
         lines = _lines(world, learner, step)
         start = world.first if learner.joint else champion
         began = perf_counter()
-        make = _full if learner.full else _adapter
-        champion, read, asked = make(world, learner, step, start, lines)
+        champion, read, asked = _updated(world, learner, step, start, lines)
         facts = {"lines": len(lines), "tokens": read, "asked": asked, "seconds": round(perf_counter() - began, 1)}
         steps.append({**_known(world, champion, step), **facts})
         shares = "  ".join(f"{100 * share:5.1f}" for share in accuracies(steps[-1]))
@@ -161,7 +158,7 @@ def _line(query: Query, origin: str, **more: Any) -> dict[str, Any]:
     return tiny.line("sft", query.text, bank.answer(query), origin=origin, **more)
 
 
-def _adapter(
+def _updated(
     world: World, learner: Learner, step: int, start: Ref, lines: Sequence[Mapping[str, Any]]
 ) -> tuple[Ref, int, int]:
     """An update as the daemon's child makes it: a job with a training file, a champion and options."""
@@ -176,30 +173,10 @@ def _adapter(
     }
     job = Job(f"{learner.name}-{step}", "train", inputs, world.seed, 0.0, folder)
     job.output.mkdir(exist_ok=True)
-    result = lora.train(job)
+    result = (full if learner.full else lora).train(job)
     stages = result["metrics"]["stages"].values()
-    ref = Ref(f"{world.first.name}-{step}", str(job.output), base=world.first.folder)
+    ref = Ref(f"{world.first.name}-{step}", str(job.output), base="" if learner.full else world.first.folder)
     return ref, int(result["tokens"]), sum(stage["asked"] for stage in stages)
-
-
-def _full(
-    world: World, learner: Learner, step: int, start: Ref, lines: Sequence[Mapping[str, Any]]
-) -> tuple[Ref, int, int]:
-    """The same with all weights: the packed step on the model itself."""
-    folder = world.folder / learner.name / str(step)
-    options = parse(lora.Options, learner.options)
-    tokenizer, model = open_tokenizer(start), open_weights(start).train()
-    examples = [Example("sft", tuple(line["messages"]), line["completion"], origin=line["origin"]) for line in lines]
-    samples, _ = tokens.encode(tokenizer, examples, SHAPE.context)
-    samples = tokens.favoured(samples, options.favour_new)
-    samples = tokens.evened(samples, [len(one.answer) for one in samples])
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    plan = Plan.of(options, "sft", len(samples), options.batch, seed=world.seed, gpu=False)
-    fitted = packed.fit(model, tokenizer, samples, plan, folder / "checkpoint", Meter(lambda *_: None, "full"))
-    merge.back(model, before, options.merge)
-    model.save_pretrained(folder / "output")
-    tokenizer.save_pretrained(folder / "output")
-    return Ref(f"{world.first.name}-{step}", str(folder / "output")), fitted.tokens, fitted.asked
 
 
 @torch.inference_mode()

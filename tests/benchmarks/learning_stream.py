@@ -31,11 +31,9 @@ from tests.benchmarks import _banking77 as bank
 from tests.benchmarks import common
 from tests.benchmarks._lasting import Learner, Spec
 
-LORA = {
-    "rank": 32, "alpha": 64, "batch": 32, "sft_lr": 5e-3, "sft_epochs": 8.0, "sft_drop": 0.15, "dpo": False, "kto": False,
-    "save_steps": 0, "threads": 1,
-}  # fmt: skip
-FULL = {**LORA, "sft_lr": 1.5e-3}
+ALL = {"batch": 32, "sft_epochs": 8.0, "sft_drop": 0.15, "dpo": False, "kto": False, "save_steps": 0, "threads": 1}
+LORA = {**ALL, "rank": 32, "alpha": 64, "sft_lr": 5e-3}
+FULL = {**ALL, "sft_lr": 1.5e-3}
 DEFAULT = {"sft_epochs": 4.0, "batch": 16, "sft_lr": 2.5e-3, "favour_new": 1.4}
 PLAIN = {**LORA, "sft_drop": 0.0}
 SHARE = 0.5  # of old queries where a single retainer needs some

@@ -127,6 +127,21 @@ def test_a_value_that_can_not_be_meant_is_refused(text: str) -> None:
     refused(text)
 
 
+@pytest.mark.parametrize(("depth", "most"), [(8, 8), (9, 8), (3, 2)])
+def test_a_merge_that_a_fresh_start_always_comes_before_is_refused_and_stays_replayable(
+    tmp_path: Path, depth: int, most: int
+) -> None:
+    path = tmp_path / "p.toml"
+    text = f"[method]\nmax_depth = {most}\n[method.options.lora]\nmerge_depth = {{}}\n"
+    path.write_text(text.format(depth), encoding="utf-8")
+    with pytest.raises(Misconfigured, match=f"merge_depth = {depth} is never reached") as raised:
+        load_policy(path)
+    assert f"max_depth = {most}" in raised.value.hint
+    parse_policy(text.format(depth), "the database")
+    path.write_text(text.format(most - 1), encoding="utf-8")
+    assert load_policy(path).method.max_depth == most
+
+
 def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="is not there"):
         load_policy(tmp_path / "none.toml")

@@ -35,6 +35,9 @@ DOCUMENTS = [
     ([11] * 30, [[12, 1], [13, 14, 15, 16, 17, 18, 1]]),
     ([20, 21], [[22] * 25 + [1]]),
 ]
+GROWN_BADLY = (
+    {"kind": "rslora"}, {"kind": "dora"}, {"rank": "auto"}, {"engine": "trl"}, {"slao": True}, {"sft_osf": 0.5},
+)  # fmt: skip
 LORAS = tuple(kind for kind in KINDS if kind not in PROMPTED)
 
 
@@ -355,6 +358,52 @@ def test_a_champion_with_many_updates_is_merged_into_a_new_base(world: World) ->
     assert (result["kind"], result["depth"]) == ("adapter", 2)
 
 
+def test_an_update_in_directions_of_its_own_grows_the_adapter_and_leaves_the_older_part_alone(world: World) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    def factors(key: str) -> dict[str, Any]:
+        return load_file(world.output(key) / "adapter_model.safetensors")
+
+    def along(key: str) -> float:
+        """How far the new rows of all first factors reach along the older ones."""
+        return sum(
+            float((part[16:] @ part[:16].T).square().sum()) for name, part in factors(key).items() if "lora_A" in name
+        )
+
+    lines = [line("sft", LEGS, "eight")] * 8 + [line("sft", p, a) for p, a in WANTED.items() if p != LEGS] * 2
+    before, more = factors("lora"), {"depth": 1, "weight_decay": 0.1}
+    result = world.done("own", lines, world.made("lora"), olora=0.5, **more)
+    assert (result["depth"], result["started"]) == (2, "continued from bot@lora")
+    assert says(world.made("own")) == [{**WANTED, LEGS: "eight"}[one] for one in WANTED]
+    for name, part in factors("own").items():
+        older, newer = part.split(16, dim=0 if "lora_A" in name else 1)
+        assert torch.equal(older, before[name])
+        assert newer.abs().max() > 0
+    world.done("free", lines, world.made("lora"), olora=1e-9, **more)
+    assert along("own") < 0.2 * along("free")
+    world.done("still", lines, world.made("lora"), depth=1, olora=0.5, **STILL)
+    assert told(world.made("still")) == told(world.made("lora"))
+    third = world.done("third", lines, world.made("own"), depth=2, olora=0.5)
+    assert (third["depth"], json.loads((world.output("third") / "adapter_config.json").read_text())["r"]) == (3, 48)
+    narrower = world.done("narrower", lines, world.made("own"), depth=2, olora=0.5, rank=12, alpha=24)
+    assert narrower["started"] == "rank differs: 16 before, 12 now"
+
+
+def test_later_stages_leave_the_older_part_of_a_grown_adapter_alone(world: World) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    lines = corrections() + [line("pair", SKY, "red", rejected="blue")] * 12
+    more = {"olora": 0.5, "dpo": True, "dpo_minimum": 8, "dpo_lr": 2e-3}
+    result = world.done("both", lines, world.made("lora"), depth=1, **more)
+    assert list(result["metrics"]["stages"]) == ["sft", "dpo"]
+    before, after = (load_file(world.output(key) / "adapter_model.safetensors") for key in ("lora", "both"))
+    for name, part in after.items():
+        assert torch.equal(part.narrow(0 if "lora_A" in name else 1, 0, 16), before[name])
+    assert {part.shape[0] for name, part in after.items() if "lora_A" in name} == {32}
+
+
 def test_a_prefix_can_not_be_merged(world: World) -> None:
     view = world.train("merged-prefix", corrections(), world.made("prefix"), depth=2, merge_depth=2)
     assert (view.error_kind, "can't be merged" in view.error) == ("Refused", True)
@@ -375,6 +424,8 @@ def test_a_prefix_can_not_be_merged(world: World) -> None:
         {"kind": "pissa", "quantisation": "nf4"},
         {"kind": "pissa", "engine": "trl"},
         {"merge_depth": -1},
+        {"olora": -0.1},
+        *({"olora": 0.5, **one} for one in GROWN_BADLY),
     ],
 )
 def test_options_that_do_not_fit_together_are_misconfigurations(wrong: dict[str, Any]) -> None:

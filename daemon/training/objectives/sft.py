@@ -11,9 +11,8 @@ import torch
 from daemon.training import packing
 from daemon.training.loop import Loss
 from daemon.training.packing import Reader
-from daemon.training.retain.ewc import Anchor
 from daemon.training.retain.kl import Held
-from daemon.training.task import Setting, Task, Thin, whole
+from daemon.training.task import Pull, Setting, Task, Thin, whole
 from daemon.training.tokens import Sample
 
 
@@ -27,7 +26,7 @@ def task(samples: Sequence[Sample], setting: Setting) -> Task:
     held = setting.hold(samples) if setting.hold else None
     sizes = [len(one.answer) for one in samples]
     plain = imitated(samples, setting.read, setting.thin, held)
-    return Task(_anchored(plain, setting.anchor, sizes) if setting.anchor else plain, sizes)
+    return Task(_pulled(plain, setting.pulls, sizes) if setting.pulls else plain, sizes)
 
 
 def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole, held: Held | None = None) -> Loss:
@@ -46,10 +45,11 @@ def imitated(samples: Sequence[Sample], read: Reader, thin: Thin = whole, held: 
     return summed
 
 
-def _anchored(plain: Loss, anchor: Anchor, sizes: Sequence[int]) -> Loss:
-    """The loss and, a token alike, what it costs to move the weights; `sizes` are what the loop divides a step by."""
+def _pulled(plain: Loss, pulls: Sequence[Pull], sizes: Sequence[int]) -> Loss:
+    """The loss and, a token alike, what the weights cost as they are; `sizes` are what the loop divides a step by."""
 
     def held(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        return plain(model, rows) + anchor.cost(model) * sum(sizes[row] for row in rows)
+        cost = torch.stack([pull(model) for pull in pulls]).sum()
+        return plain(model, rows) + cost * sum(sizes[row] for row in rows)
 
     return held
