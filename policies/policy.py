@@ -103,10 +103,10 @@ class MixtureShares:
     `distill_replay`: old train records where a student is re-distilled or fully fine-tuned. `maximum`: records in all.
     """
 
-    replay: float = 0.5
+    replay: float = 0.9
     anchor: float = 0.0
     maximum: int = 20000
-    distill_replay: float = 0.7
+    distill_replay: float = 0.9
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,8 @@ def replay(context: typer.Context, json: Json = False) -> None:
     if json:
         render.dump(told)
     else:
-        render.say(f"{words.count(told['decisions'])} decisions: {words.count(told['same'])} come out the same")
-        render.say(f"{words.count(told['verdicts'])} verdicts: {words.count(told['verdicts_same'])} come out the same")
+        render.say(f"{words.count(told['decisions'], 'decision')}: {words.count(told['same'])} the same")
+        render.say(f"{words.count(told['verdicts'], 'verdict')}: {words.count(told['verdicts_same'])} the same")
         for name in ("different", "unreplayable"):
             for row in told[name]:
                 render.say(f"  {name}: {row['what']} {row['id']} was {row['was']}, now {row['now']}")

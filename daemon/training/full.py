@@ -51,7 +51,7 @@ class Options:
     sft_epochs: float = 3.0
     sft_lr: float = 2e-5
     sft_drop: float = 0.0
-    sft_hold: float = 0.0
+    sft_hold: float = 0.5
     dpo: bool = True
     dpo_minimum: int = 50
     dpo_epochs: float = 1.0
@@ -63,7 +63,7 @@ class Options:
     kto_epochs: float = 1.0
     kto_lr: float = 5e-6
     kto_beta: float = 0.1
-    favour_new: float = 1.0
+    favour_new: float = 1.4
     merge: float = 1.0
     imitate_positives: bool = True
     schedule: str = "cosine"

@@ -76,7 +76,7 @@ class Options:
     sft_epochs: float = 3.0
     sft_lr: float = 2e-4
     sft_drop: float = 0.0
-    sft_hold: float = 0.0
+    sft_hold: float = 0.5
     sft_forgotten: float = 1.0
     sft_mask: float = 0.0
     sft_ewc: float = 0.0
@@ -97,7 +97,7 @@ class Options:
     dpo_share: float = 1.0
     kto_share: float = 1.0
     edit_weight: float = 1.0
-    favour_new: float = 1.0
+    favour_new: float = 1.4
     imitate_positives: bool = True
     merge: float = 1.0
     slao: bool = False
@@ -123,7 +123,8 @@ class Options:
             raise ValueError("sft_mask is 0 or above 1, sft_ewc at least 0, sft_osf lies in [0, 1)")
         held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
         if held and self.engine == "trl":
-            raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
+            hint = 'need engine = "packed"; for "trl" write sft_hold = 0.0'
+            raise ValueError(f"sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf {hint}")
         self._check_shares()
 
     def shares(self, names: Iterable[str]) -> dict[str, float]:

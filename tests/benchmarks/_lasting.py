@@ -164,18 +164,19 @@ def _updated(
     """An update as the daemon's child makes it: a job with a training file, a champion and options."""
     folder = world.folder / learner.name / str(step)
     folder.mkdir(parents=True, exist_ok=True)
+    base = Ref(world.first.name, start.base or start.folder)
     inputs = {
         "dataset": tiny.write_lines(folder / "train.jsonl", [dict(line) for line in lines]),
         "champion": start.to_json(),
-        "base": world.first.to_json(),
-        "depth": 0 if learner.joint else step - 1,
+        "base": base.to_json(),
+        "depth": 0 if learner.joint or not start.base else step - 1,
         "options": dict(learner.options),
     }
     job = Job(f"{learner.name}-{step}", "train", inputs, world.seed, 0.0, folder)
     job.output.mkdir(exist_ok=True)
     result = (full if learner.full else lora).train(job)
     stages = result["metrics"]["stages"].values()
-    ref = Ref(f"{world.first.name}-{step}", str(job.output), base="" if learner.full else world.first.folder)
+    ref = Ref(f"{world.first.name}-{step}", str(job.output), base="" if result["kind"] == "base" else base.folder)
     return ref, int(result["tokens"]), sum(stage["asked"] for stage in stages)
 
 

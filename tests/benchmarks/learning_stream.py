@@ -27,28 +27,33 @@ import numpy as np
 from tests.benchmarks import _lasting as lasting
 
 # isort: split
+from policies.policy import MixtureShares
 from tests.benchmarks import _banking77 as bank
 from tests.benchmarks import common
 from tests.benchmarks._lasting import Learner, Spec
 
-ALL = {"batch": 32, "sft_epochs": 8.0, "sft_drop": 0.15, "dpo": False, "kto": False, "save_steps": 0, "threads": 1}
+HALF = {"batch": 16, "sft_epochs": 4.0, "sft_drop": 0.15, "dpo": False, "kto": False, "save_steps": 0, "threads": 1}
+ALL = {**HALF, "batch": 32, "sft_epochs": 8.0, "sft_hold": 0.0, "favour_new": 1.0}
 LORA = {**ALL, "rank": 32, "alpha": 64, "sft_lr": 5e-3}
 FULL = {**ALL, "sft_lr": 1.5e-3}
-DEFAULT = {"sft_epochs": 4.0, "batch": 16, "sft_lr": 2.5e-3, "favour_new": 1.4}
 PLAIN = {**LORA, "sft_drop": 0.0}
+TWICE = 2 / 3  # of old queries, of which half are learned
 SHARE = 0.5  # of old queries where a single retainer needs some
+OLD = MixtureShares().replay  # what holds in the default lines are the product's defaults; their pace is a tiny model's
 LEARNERS = (
     Learner("joint LoRA", LORA, joint=True),
     Learner("joint full", FULL, joint=True, full=True),
-    Learner("default LoRA", {**LORA, **DEFAULT}, replay=0.9),
-    Learner("default full", {**FULL, **DEFAULT, "sft_lr": 1.5e-3}, replay=0.9, full=True),
+    Learner("default LoRA", {**HALF, "rank": 32, "alpha": 64, "sft_lr": 2.5e-3}, replay=OLD),
+    Learner("default full", {**HALF, "sft_lr": 1.5e-3}, replay=OLD, full=True),
     Learner("sequential", PLAIN),
     Learner("replay", PLAIN, replay=SHARE),
+    Learner("forgotten", {**PLAIN, "sft_forgotten": SHARE}, replay=TWICE),
     Learner("KL", {**PLAIN, "sft_hold": 1.0}, replay=SHARE),
     Learner("drop", LORA),
     Learner("mask", {**PLAIN, "sft_mask": 1000.0}),
     Learner("merge", {**PLAIN, "merge": 0.5}),
     Learner("SLAO", {**PLAIN, "slao": True}),
+    Learner("O-LoRA", {**PLAIN, "olora": 0.5}),
     Learner("OSF", {**PLAIN, "sft_osf": 0.5}),
     Learner("EWC", {**PLAIN, "sft_ewc": 1e4}, replay=SHARE, mute=True),
     Learner("TRL", {**PLAIN, "engine": "trl"}),

@@ -108,6 +108,7 @@ sft_epochs = 8.0
 sft_lr = 3e-3
 sft_drop = 0.25
 sft_hold = 0.9
+favour_new = 1.0
 merge = 0.95
 batch = 32
 dpo = false
