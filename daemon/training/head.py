@@ -25,9 +25,11 @@ def weight(model: Any) -> torch.Tensor | None:
     """
     inner = unwrapped(model)
     layer, config = inner.get_output_embeddings(), inner.config.get_text_config()
-    if type(layer) is not torch.nn.Linear or layer.bias is not None or layer.weight.requires_grad:
+    kind: Any = type(layer)
+    if kind is not torch.nn.Linear or layer.bias is not None or layer.weight.requires_grad:
         return None
-    return None if any(getattr(config, name, None) is not None for name in SCALED) else layer.weight
+    found: torch.Tensor = layer.weight
+    return None if any(getattr(config, name, None) is not None for name in SCALED) else found
 
 
 def nats(states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -152,8 +152,10 @@ def attention(
 def _gathered(states: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
     """(1, heads, n, width) -> every block's (sequences, heads, longest, width), copied once for all of them."""
     flat = states[0].transpose(0, 1).index_select(0, layout.places)
-    parts = flat.split([count * longest for count, longest in layout.blocks])
-    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, layout.blocks, strict=True)]
+    parts = torch.split(flat, [count * longest for count, longest in layout.blocks])
+    return [
+        part.view(*shape, *flat.shape[1:]).transpose(1, 2) for part, shape in zip(parts, layout.blocks, strict=True)
+    ]
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
