@@ -120,12 +120,13 @@ def race(
 @contextmanager
 def head_skips() -> Iterator[None]:
     """TRL's head scores answer tokens alone: the same losses from fewer logits. By itself it does so only with Triton."""
-    before = trl.trainer.utils._use_triton
-    trl.trainer.utils._use_triton = lambda _: True
+    theirs: Any = trl.trainer.utils
+    before = theirs._use_triton
+    theirs._use_triton = lambda _: True
     try:
         yield
     finally:
-        trl.trainer.utils._use_triton = before
+        theirs._use_triton = before
 
 
 def plan(objective: str, epochs: float, device: str) -> Plan:
