@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from daemon.decoding import head_skips, left_padded, opening, unwrapped, virtual_tokens
+from daemon.training import head, low_rank
 from daemon.transformers_model import answer_logits
 
 Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
@@ -50,15 +51,16 @@ def plain(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: 
 class Layout:
     """(1, n) token ids and positions; (answer tokens,) places that predict them, and the tokens themselves.
 
-    `blocks`: (sequences, longest) places of prompt and answer, sequences of like length together, filled up at the
-    right; `back`: (n,) where a token lies in all blocks laid flat.
+    `places`: those of prompt and answer, one block after the other; a block is (sequences, longest) of them, sequences of
+    like length together and filled up at the right. `back`: (n,) where a token lies in `places`.
     """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     keep: torch.Tensor
     labels: torch.Tensor
-    blocks: tuple[torch.Tensor, ...]
+    places: torch.Tensor
+    blocks: tuple[tuple[int, int], ...]
     back: torch.Tensor
 
 
@@ -81,18 +83,16 @@ def pack(documents: Iterable[Document], device: torch.device) -> Layout:
             keep += [end - 1, *places]
             labels += answer
             sequences.append([*range(start, end), *places])
-    blocks, back, flat = list[torch.Tensor](), [-1] * len(tokens), 0
+    flat, blocks, back = list[int](), list[tuple[int, int]](), [-1] * len(tokens)
     for block in _blocks(sequences, LIKE.get(device.type, 1.3)):
         longest = len(block[-1])
         for sequence in block:
-            for place, token in enumerate(sequence, flat):
+            for place, token in enumerate(sequence, len(flat)):
                 back[token] = place
-            flat += longest
-        blocks.append(torch.tensor([[*sequence, *sequence[-1:] * (longest - len(sequence))] for sequence in block]))
+            flat += [*sequence, *sequence[-1:] * (longest - len(sequence))]
+        blocks.append((len(block), longest))
     one = partial(torch.tensor, device=device)
-    return Layout(
-        one([tokens]), one([positions]), one(keep), one(labels), tuple(b.to(device) for b in blocks), one(back)
-    )
+    return Layout(one([tokens]), one([positions]), one(keep), one(labels), one(flat), tuple(blocks), one(back))
 
 
 def _blocks(sequences: Sequence[list[int]], like: float) -> Iterable[list[list[int]]]:
@@ -130,12 +130,9 @@ def attention(
     if sliding_window is not None and key.shape[2] != query.shape[2]:
         raise ValueError("a window of attention would lose a prefix")
     made, before = [], key.shape[2] - query.shape[2]
-    for places in layout.blocks:
-        count, longest = places.shape
-        q, k, v = (
-            each[0].index_select(1, places.flatten()).view(each.shape[1], count, longest, -1).transpose(0, 1)
-            for each in (query, key[:, :, before:], value[:, :, before:])
-        )
+    parts = (_gathered(each, layout) for each in (query, key[:, :, before:], value[:, :, before:]))
+    for q, *both in zip(*parts, strict=True):
+        (k, v), (count, _, longest, _) = both, q.shape
         near = None
         if before:
             k, v = (
@@ -152,6 +149,15 @@ def attention(
     return torch.cat(made).index_select(0, layout.back).unsqueeze(0), None
 
 
+def _gathered(states: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+    """(1, heads, n, width) -> every block's (sequences, heads, longest, width), copied once for all of them."""
+    flat = states[0].transpose(0, 1).index_select(0, layout.places)
+    parts = torch.split(flat, [count * longest for count, longest in layout.blocks])
+    return [
+        part.view(*shape, *flat.shape[1:]).transpose(1, 2) for part, shape in zip(parts, layout.blocks, strict=True)
+    ]
+
+
 def _no_mask(*_: Any, **__: Any) -> None:
     """The layout says who sees whom."""
 
@@ -162,17 +168,20 @@ AttentionMaskInterface.register(NAME, _no_mask)
 
 def packed(model: Any, documents: Sequence[Document], cost: Cost = nats) -> torch.Tensor:
     """What answers cost a model whose attention is ours."""
-    layout = pack(documents, model.device)
-    short = head_skips(model)
-    more: dict[str, Any] = {"logits_to_keep": layout.keep} if short else {}
+    layout, more = pack(documents, model.device), dict[str, Any]()
     before = virtual_tokens(model)
     if before:
         alone = pack([([0] * before, [[0]])], model.device)  # the virtual tokens see one another and nothing else
         more["past_key_values"], _ = opening(model, layout=alone)
         model = unwrapped(model)
-    logits = model(
-        input_ids=layout.tokens, position_ids=layout.positions + before, use_cache=False, layout=layout, **more
-    ).logits[0]
+    more |= {"input_ids": layout.tokens, "position_ids": layout.positions + before, "layout": layout}
+    weight = head.weight(model) if cost is nats else None
+    if weight is not None:
+        states = unwrapped(model).base_model(use_cache=False, **more).last_hidden_state
+        return head.nats(states.flatten(0, 1).index_select(0, layout.keep), weight, layout.labels)
+    short = head_skips(model)
+    more |= {"logits_to_keep": layout.keep} if short else {}
+    logits = model(use_cache=False, **more).logits.flatten(0, 1)
     return cost((logits if short else logits[layout.keep]).float(), layout.labels)
 
 
@@ -192,6 +201,7 @@ def reader(model: Any, pad: int) -> Reader:
     training, before = model.training, model.config._attn_implementation
     if before == NAME:
         return packed  # proven before
+    low_rank.quicken(model)
     model.eval()
     with torch.no_grad():
         found: Reader = packed if _proven(model, rows) else rows

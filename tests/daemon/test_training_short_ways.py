@@ -1,0 +1,112 @@
+"""The shorter ways of our training step say what the longer ones say: the output layer, and LoRA's layers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+DOCUMENTS = [([5, 6, 7, 8], [[9, 10, 1]]), ([11] * 30, [[12, 1], [13, 14, 15, 16, 1]])]
+
+
+def opened(folder: Path, **shape: Any) -> Any:
+    """A model whose adapter already says something."""
+    import torch
+
+    from daemon.training.adapters import opened
+    from daemon.training.shape import Shape
+
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    model = opened(tiny.build(folder), None, Shape(rank=4, **shape), device="cpu", quantisation="")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    return model.train()
+
+
+def learned(model: Any) -> list[Any]:
+    """What documents cost, and the gradient, as the model is read in training."""
+    import torch
+
+    from daemon.training import packing
+
+    read = packing.reader(model, 0)
+    torch.manual_seed(2)
+    nats = read(model, DOCUMENTS)
+    model.zero_grad()
+    (nats * torch.arange(len(nats))).sum().backward()
+    return [nats.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])]
+
+
+def test_costs_without_kept_logits_are_cross_entropy_with_its_gradient() -> None:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from daemon.training import head
+
+    torch.manual_seed(1)
+    weight, labels = torch.randn(40_000, 8), torch.randint(40_000, (230,))  # more than are computed at once
+    assert len(labels) * len(weight) > head.LOGITS["cpu"]
+    states, factors = torch.randn(230, 8, requires_grad=True), torch.randn(230)
+    wanted = cross_entropy(states @ weight.T, labels, reduction="none")
+    found = head.nats(states, weight, labels)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    ours, theirs = (torch.autograd.grad((each * factors).sum(), states)[0] for each in (found, wanted))
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)  # sums of 40,000 in another order
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = head.nats(states, weight, labels)
+    (slope,) = torch.autograd.grad((rough * factors).sum(), states)
+    assert torch.cosine_similarity(slope.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+def test_an_output_layer_that_does_more_or_is_trained_keeps_its_logits(tmp_path: Path) -> None:
+    from daemon.training import head
+
+    model = opened(tmp_path)
+    inner = model.get_base_model()
+    assert head.weight(model) is inner.lm_head.weight
+    inner.config.final_logit_softcapping = 30.0
+    assert head.weight(model) is None
+    inner.config.final_logit_softcapping = None
+    inner.lm_head.weight.requires_grad_()
+    assert head.weight(model) is None
+
+
+def test_a_lora_layer_says_the_same_in_fewer_passes(tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import packing
+
+    model = opened(tmp_path)
+    theirs = packing.padded(model, DOCUMENTS, pad=0)
+    (theirs * torch.arange(len(theirs))).sum().backward()
+    slopes = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    nats, ours = learned(model)
+    assert torch.allclose(nats, theirs, atol=1e-5)
+    assert torch.allclose(ours, slopes, atol=1e-4)
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    x = torch.randn(2, 3, layer.in_features, requires_grad=True)
+    assert layer(x).grad_fn.name() == "_AddedBackward"
+    with model.disable_adapter():
+        assert torch.equal(layer(x), layer.base_layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    before = layer(x).detach()
+    layer.merge()
+    assert torch.allclose(layer(x), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{"dropout": 0.5}, {"kind": "dora"}])
+def test_other_adapters_are_left_to_peft(tmp_path: Path, shape: dict[str, Any]) -> None:
+    import torch
+
+    model = opened(tmp_path, **shape)
+    learned(model)
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    x = torch.randn(2, 3, layer.in_features)
+    assert layer(x).grad_fn.name() != "_AddedBackward"
