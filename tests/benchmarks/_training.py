@@ -51,7 +51,8 @@ class World:
 
 SMALL = World(hidden=64, layers=2, heads=4, kv_heads=4, ffn=128, vocabulary=512)
 MEDIUM = World(hidden=256, layers=4, heads=8, kv_heads=8, ffn=704, vocabulary=16_000)
-LARGE = World(2048, 22, 32, 4, 5632, 32_000, least=64, median=512, most=2048)
+LARGE = World(2048, 22, 32, 4, 5632, 32_000, least=64, median=1024, most=4096)
+HUGE = World(4096, 32, 32, 8, 14_336, 128_256, least=64, median=1024, most=4096)
 
 
 def build(world: World, folder: Path, seed: int) -> Ref:
@@ -71,7 +72,8 @@ def build(world: World, folder: Path, seed: int) -> Ref:
         eos_token_id=1,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    kind = torch.float32 if world.hidden < LARGE.hidden else torch.bfloat16
+    LlamaForCausalLM(config).to(kind).save_pretrained(folder)
     return ref
 
 

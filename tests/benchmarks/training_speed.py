@@ -1,14 +1,16 @@
 """How fast a training step is: ours against TRL's trainers as they come, and as their settings make them fastest.
 
 Owns: the race, its arms and claims. Refuses to know whether the gradients are right (`training_equal`). Called as
-`python -m tests.benchmarks.training_speed --out FILE [--quick] [--shape medium|large] [--device cpu|gpu] [--threads N]`.
+`python -m tests.benchmarks.training_speed --out FILE [--quick] [--shape medium|large|huge] [--device cpu|gpu]
+[--threads N]`.
 
 Counted are real tokens: prompt and answer of every look at a row (a pair is two sequences), no padding. Same model,
 rank 16, rows and effective batch, one arm after the other on the same cores, over several rounds; the ratio is the
 median of the rounds' ratios, against the fastest of the tuned arms in each. The head of the tuned arms is made to skip
 prompts and padding (`head_skips`). Ours and TRL's best are timed over three epochs with what they compute beforehand, in
 every run anew; TRL as it comes computes nothing beforehand and costs the same every epoch, so it is timed over one. The
-limits are those of a CPU; on a GPU the same race runs with `--shape large --device gpu`.
+limits are those of a CPU; on a GPU the same race runs with `--shape large --device gpu` (1.1B parameters, `huge` is 8B, in
+bfloat16), and tells the memory as well. `floor`: the share of what the device could do at best (`_floor`).
 """
 
 import argparse
@@ -22,8 +24,8 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+from tests.benchmarks import _floor, common
 from tests.benchmarks import _training as shared
-from tests.benchmarks import common
 
 # isort: split
 import datasets
@@ -45,6 +47,7 @@ def _accumulated(micro: int) -> dict[str, Any]:
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": BATCH // micro}
 
 
+SHAPES = {"medium": shared.MEDIUM, "large": shared.LARGE, "huge": shared.HUGE}
 LIMITS = {"vs_trl": {"sft": 4.0, "kto": 5.0, "dpo": 8.0}, "vs_tuned": {"sft": 2.0, "kto": 2.0, "dpo": 2.5}}
 BEFOREHAND = {"precompute_ref_log_probs": True}
 AS_IT_COMES = {"gradient_checkpointing": True}
@@ -69,21 +72,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="training_speed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one round on fewer rows")
-    parser.add_argument("--shape", choices=("medium", "large"), default="medium", help="7M or 1.1B parameters")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="medium", help="7M, 1.1B or 8B parameters")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     datasets.disable_caching()  # else TRL finds the reference of an arm or round before
-    world = shared.LARGE if given.shape == "large" else shared.MEDIUM
+    world, peak = SHAPES[given.shape], _floor.peak("cuda" if given.device == "gpu" else "cpu")
     few = 16 if given.quick else 40
-    rows = shared.samples(world, few if given.shape == "medium" else 10 * few, seed=1)
-    raw: dict[str, Any] = {"shape": given.shape, "device": place(given.device), "threads": given.threads, "runs": []}
+    rows = shared.samples(world, few, seed=1)
+    raw: dict[str, Any] = {"shape": given.shape, "device": place(given.device), "threads": given.threads}
+    raw |= {"flops": peak, "runs": []}
     with tempfile.TemporaryDirectory() as name:
         ref = shared.build(world, Path(name) / "base", seed=1)
         for number in range(1 if given.quick else 2):
             for objective in shared.OBJECTIVES:
-                raw["runs"] += race(ref, objective, rows, given.device, Path(name), number)
+                found = race(ref, objective, rows, given.device, Path(name), number)
+                raw["runs"] += [judged(run, world, rows, peak) for run in found]
     claims = claimed(raw["runs"])
     common.write(given.out, name="training_speed", seeds=[1], raw=raw, claims=claims)
     common.picture(given.out, lambda axes: drawn(axes, raw["runs"]))
@@ -111,10 +116,30 @@ def race(
             wall, busy = timed(ref, rows, plan(objective, epochs, device), settings, device, at)
         tokens = epochs * sum(one.cost if objective == "dpo" else replace(one, rejected=[]).cost for one in rows)
         run = {"objective": objective, "arm": arm, "round": number, "tokens": tokens, "seconds": wall}
-        found.append({**run, "tokens_a_second": tokens / wall, "cpu_seconds": busy})
-        sys.stdout.write(f"{objective} {number} {arm}: {tokens / wall:,.0f} tokens/s\n")
-        sys.stdout.flush()
+        more = {"epochs": epochs, "cpu_seconds": busy, "memory_gib": memory(device)}
+        found.append({**run, "tokens_a_second": tokens / wall, **more})
     return found
+
+
+def memory(device: str) -> float | None:
+    """GiB that tensors took of a GPU at most since the last call; a CPU's aren't counted."""
+    if device != "gpu":
+        return None
+    most = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return most
+
+
+def judged(run: Mapping[str, Any], world: shared.World, rows: Sequence[Sample], peak: float) -> dict[str, Any]:
+    """The run with its share of the floor, told on a line."""
+    work = run["epochs"] * _floor.needed(world, rows, pairs=run["objective"] == "dpo")
+    share = work / (run["seconds"] * peak)
+    taken = "" if run["memory_gib"] is None else f", {run['memory_gib']:.1f} GiB"
+    line = f"{run['objective']} {run['round']} {run['arm']}: {run['tokens_a_second']:,.0f} tokens/s{taken}"
+    sys.stdout.write(f"{line}, {share:.0%} of the floor\n")
+    sys.stdout.flush()
+    return {**run, "floor": share}
 
 
 @contextmanager
