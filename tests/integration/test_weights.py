@@ -109,8 +109,9 @@ save_steps = 0
 threads = 1
 
 [method.options.full]
-sft_epochs = 16.0
-sft_lr = 2e-3
+sft_epochs = 8.0
+sft_lr = 1e-3
+sft_hold = 0.7
 dpo = false
 kto = false
 save_steps = 0
