@@ -24,7 +24,7 @@ from policies import gates
 from tests import tiny
 from tests.daemon.test_service import DAY, World
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FACTS = {
     "sky": "blue",
