@@ -157,6 +157,7 @@ def _version(session: Session, row: VersionRow) -> dict[str, Any]:
         "version": row.name,
         "deployment": row.deployment,
         "kind": row.kind,
+        "base": row.base or None,
         "method": row.method or "adopted",
         "parent": row.parent or None,
         "state": row.state,

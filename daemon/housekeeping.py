@@ -28,4 +28,5 @@ def tidy(engine: Engine, settings: Settings, registry: Registry, now: float) -> 
 
     if db.transact(engine, due):
         retention.sweep(engine, registry, now)
+        retention.clear(engine, settings.state / "jobs")
         db.transact(engine, lambda session: clock.done(session, "retention", now))

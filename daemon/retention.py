@@ -1,17 +1,21 @@
 """Which artifacts may go, and their going: weights have an end, evidence stays.
 
 Owns: the rule and its one exception list (champion, predecessor, anchor, their ancestry, what an open cycle or command
-names), and the order of forgetting: first the database says so, then the files go. Refuses to delete a row. Called by
-`daemon.housekeeping` once a day.
+names), and the order of forgetting: first the database says so, then the files go; and that no second copy of weights
+outlives the cycle that made them. Refuses to delete a row. Called by `daemon.housekeeping` once a day.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from daemon.audit import log
+from daemon.files import remove_folder
+from daemon.jobs import folder_of
+from daemon.learning import TEACHER, job_key
 from daemon.registry import Registry
 from daemon.tables import CommandRow, Cycle, Slot, VersionRow
 from feedback.db import read, transact
@@ -93,6 +97,28 @@ def sweep(engine: Engine, registry: Registry, now: float, rule: Rule = Rule()) -
         if registry.exists(name):
             registry.remove(name)
     return ended
+
+
+def clear(engine: Engine, jobs: Path) -> tuple[str, ...]:
+    """Remove what the training jobs of ended cycles left below `jobs` beside their results, and return their keys.
+
+    A job's output was published or will never be, and its checkpoint is not gone on with: both are weights that the
+    registry doesn't know, so that a version that was given up would stay on the disk there.
+    Raises: Transient where the database is away.
+    """
+    found = {}
+    for key in read(engine, _trained):
+        folders = [folder_of(jobs, key) / name for name in ("output", "checkpoint")]
+        found[key] = [folder for folder in folders if folder.is_dir()]
+        for folder in found[key]:
+            remove_folder(folder)
+    return tuple(key for key, folders in found.items() if folders)
+
+
+def _trained(session: Session) -> list[str]:
+    """The keys that training jobs of ended cycles have, where they had one."""
+    rows = session.execute(select(Slot, Cycle.id).join(Cycle, Cycle.slot == Slot.id).where(Cycle.ended.is_not(None)))
+    return [job_key(slot, cycle, step) for slot, cycle in rows for step in (TEACHER, "candidate")]
 
 
 def _mark(session: Session, now: float, rule: Rule) -> tuple[Ending, ...]:

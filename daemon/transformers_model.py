@@ -133,14 +133,21 @@ def torch_device(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def tokenizer_folder(ref: Ref) -> Path:
+    """Where a version's tokenizer lies."""
+    own = Path(ref.folder)
+    return own if (own / "tokenizer_config.json").exists() else Path(ref.base or own)
+
+
 def open_tokenizer(ref: Ref) -> Any:
     """A version's tokenizer: its folder's own, else its base's.
 
     Raises: Misconfigured, when there is none, or it has no chat template, no end token, or no pad token of its own.
     """
-    own = ref.folder if (Path(ref.folder) / "tokenizer_config.json").exists() else ref.base or ref.folder
     try:
-        tokenizer = hf.AutoTokenizer.from_pretrained(own, local_files_only=True, trust_remote_code=False)
+        tokenizer = hf.AutoTokenizer.from_pretrained(
+            tokenizer_folder(ref), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as problem:
         raise Misconfigured(f"{ref.name}: no tokenizer in its folder: {_first(problem)}", hint=_FOLDER) from problem
     if not tokenizer.chat_template:

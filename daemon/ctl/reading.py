@@ -55,11 +55,12 @@ def versions(context: typer.Context, deployment: Only = "", limit: Limit = 50, j
         return render.dump(rows)
     now = SystemClock().now()
     return render.table(
-        ("version", "state", "made of", "created", "parent", "gates"),
+        ("version", "state", "kind", "made of", "created", "parent", "gates"),
         [
             (
                 row["version"],
                 row["state"],
+                render.kind(row),
                 render.made_of(row),
                 render.when(row["created"], now),
                 row["parent"] or "",

@@ -61,6 +61,14 @@ def made_of(version: dict[str, Any]) -> str:
     return f"{method} on {words.count(signals[first])} {SIGNALS.get(first, first)}{rest}"
 
 
+def kind(version: dict[str, Any], *, whole: bool = False) -> str:
+    """What its files are: `base`, or `adapter, depth 2`; with `whole` also what an adapter lies on."""
+    if version["kind"] != "adapter":
+        return "base: full weights, no adapter on them" if whole else str(version["kind"])
+    over = f" of {version['base']}" if whole else ""
+    return f"adapter{over}, depth {version['depth']}"
+
+
 def interval(low: float, high: float, estimate: float | None, limit: float | None) -> str:
     """[low, high] on a line from the least to the most of what matters: ├ ● ┤ the interval, ┃ the limit, ┊ zero."""
     marks = [value for value in (low, high, estimate, limit, 0.0) if value is not None and math.isfinite(value)]

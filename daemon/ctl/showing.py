@@ -159,6 +159,7 @@ def _way_on(told: dict[str, Any]) -> str:
 def _version(told: dict[str, Any], now: float) -> Iterator[str]:
     yield f"{told['version']}   {_headline(told, now)}"
     yield f"  made of  {render.made_of(told)}{_trained_on(told)}"
+    yield f"  kind     {render.kind(told, whole=True)}"
     if told["parent"]:
         yield f"  parent   {told['parent']}"
     if cost := _cost((told["evidence"] or {}).get("cost")):

@@ -156,8 +156,10 @@ class Target:
 
     def _tidy(self, old: Sequence[str]) -> None:
         """Let go of what was served too long ago to go back to, and of bases that nothing needs any more."""
-        bases = [self._base(name) for name in old]
-        for name in [*old, *(base for base in bases if base and base not in self._route()["history"])]:
+        bases = [base for base in map(self._base, old) if base]
+        unserved = (base for base in bases if base not in self._route()["history"])
+        # A base that served before its adapters is among the old ones too: it goes once the last of them has gone.
+        for name in sorted([*old, *unserved], key=lambda name: name in bases):
             if self._version(name).exists() and not self._users(name):
                 remove_folder(self._version(name))
 

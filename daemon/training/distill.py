@@ -144,7 +144,7 @@ def _tune(run: Run) -> dict[str, Any]:
     loss = sft.imitated(samples, packing.reader(model, run.tokenizer.pad_token_id))
     meter = Meter(run.job.progress, "tuning the teacher")
     fitted = loop.fit(model, steps, loss, sizes, lengths, settings, run.checkpoint, meter)
-    teacher.saved(model, run.tokenizer, run.job.output)
+    teacher.saved(model, run.champion, run.tokenizer, run.job.output)
     read = sum(lengths[row] for step in steps for row in step)
     return {"tokens": read, "examples": len(samples), "dropped": dropped, "widen": options.widen, **_told(fitted)}
 
@@ -174,7 +174,7 @@ def _teach(run: Run, ref: Ref) -> dict[str, Any]:
     meter = Meter(run.job.progress, "teaching the student", 0.4)
     sizes = [len(row.answer) for row in lesson.rows]
     fitted = loop.fit(student, steps, loss, sizes, lengths, settings, run.checkpoint, meter)
-    teacher.saved(student, run.tokenizer, run.job.output)
+    teacher.saved(student, run.champion, run.tokenizer, run.job.output)
     return {
         "tokens": sum(lengths[row] for step in steps for row in step),
         "examples": len(lesson.rows),

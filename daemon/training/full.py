@@ -110,7 +110,7 @@ def train(job: Job) -> dict[str, Any]:
     for number, (name, group) in enumerate(groups.items()):
         span = (number / len(groups), (number + 1) / len(groups))
         stages[name] = _stage(run, model, name, group, span)
-    teacher.saved(model, run.tokenizer, job.output)
+    teacher.saved(model, run.champion, run.tokenizer, job.output)
     job.progress(f"trained on {sum(map(len, groups.values()))} examples", 1.0)
     return {
         "kind": "base",

@@ -62,6 +62,8 @@ def train(job: Job) -> dict[str, Any]:
     Raises: Refused (nothing to learn from, no finite loss, out of GPU memory), Misconfigured (options, tokenizer,
     folders), Transient (no GPU), Corrupt (a broken training file).
     """
+    from daemon.training import teacher
+
     begin = perf_counter()
     options = parse(Options, job.inputs.get("options", {}))
     examples = lines.paired(lines.read(job.inputs["dataset"]))
@@ -76,13 +78,11 @@ def train(job: Job) -> dict[str, Any]:
         stages[name] = read_json(adapter / "metrics.json") or {}
     assert adapter is not None
     if run.whole:
-        from daemon.training import teacher
-
         teacher.combined(Ref(run.champion.name, str(adapter), run.champion.folder), job.output, gpu=run.gpu)
     else:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(adapter / name, job.output / name)
-    run.tokenizer.save_pretrained(job.output)
+    teacher.tokenizer_of(run.champion, run.tokenizer, job.output)
     job.progress(f"trained on {sum(map(len, groups.values()))} examples", 1.0)
     return _result(run, stages, perf_counter() - begin)
 
@@ -133,7 +133,7 @@ def _prepare(job: Job, options: Options) -> Run:
         fresh = f"{count(depth, 'stacked update')}, merge_depth is {options.merge_depth}: merged into a new base"
         job.progress("merging the champion", 0.0)
         teacher.combined(champion, checkpoint / MERGED, gpu=gpu)
-        tokenizer.save_pretrained(checkpoint / MERGED)
+        teacher.tokenizer_of(champion, tokenizer, checkpoint / MERGED)
         champion, updates = Ref(champion.name, str(checkpoint / MERGED)), 1
     return Run(job, options, champion, shape, fresh, tokenizer, longest, gpu, checkpoint, updates, whole)
 

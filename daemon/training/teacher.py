@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from daemon.artifact import TEMPLATE, TOKENIZER
 from daemon.decoding import virtual_tokens
 from daemon.models import Ref
-from daemon.transformers_model import open_weights
+from daemon.transformers_model import open_weights, tokenizer_folder
 from policies.errors import Misconfigured, Refused
 
 FILES = (
@@ -20,15 +21,8 @@ FILES = (
     "generation_config.json",
     "*.safetensors",
     "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
+    *TOKENIZER,
+    TEMPLATE,
 )
 
 
@@ -109,8 +103,22 @@ def combined(ref: Ref, output: Path, *, gpu: bool) -> None:
     model.save_pretrained(output)
 
 
-def saved(model: Any, tokenizer: Any, output: Path) -> None:
-    """Write full weights as they are stored (bfloat16 when trained on a GPU) with their tokenizer.
+def tokenizer_of(ref: Ref, tokenizer: Any, output: Path) -> None:
+    """Write the tokenizer that was opened of `ref`, by the very bytes that lie there where those are whole.
+
+    transformers writes into the configuration how it was loaded, which would pass for another tokenizer in a manifest.
+    """
+    source = tokenizer_folder(ref)
+    if not (source / "tokenizer.json").exists():
+        tokenizer.save_pretrained(output)
+        return
+    for name in (*TOKENIZER, TEMPLATE):
+        if (source / name).exists():
+            shutil.copyfile(source / name, output / name)
+
+
+def saved(model: Any, ref: Ref, tokenizer: Any, output: Path) -> None:
+    """Write full weights as they are stored (bfloat16 when trained on a GPU) with the tokenizer of `ref`.
 
     Raises: Refused, when a weight is not finite.
     """
@@ -120,4 +128,4 @@ def saved(model: Any, tokenizer: Any, output: Path) -> None:
         model = model.to(torch.bfloat16)
     model.config._name_or_path = ""
     model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    tokenizer_of(ref, tokenizer, output)

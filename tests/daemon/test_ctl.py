@@ -98,6 +98,18 @@ def test_show_says_how_an_adapter_began_and_why_it_is_as_large_as_it_is(story: t
     assert f"  size     {SIZED}" in lines
 
 
+def test_a_base_and_an_adapter_are_told_apart_and_the_adapter_names_its_base(story: tuple[Settings, Engine]) -> None:
+    settings, _ = story
+    adopted, adapter = (
+        next(one for one in told(settings, "versions") if one["kind"] == kind) for kind in ("base", "adapter")
+    )
+    assert (adopted["base"], adapter["base"]) == (None, adopted["version"])
+    assert "  kind     base: full weights, no adapter on them" in ctl_of(settings, "show", adopted["version"]).stdout
+    line = f"  kind     adapter of {adopted['version']}, depth {adapter['depth']}"
+    assert line in ctl_of(settings, "show", adapter["version"]).stdout.splitlines()
+    assert f"adapter, depth {adapter['depth']}" in ctl_of(settings, "versions").stdout
+
+
 def test_show_draws_every_interval_and_tells_what_the_ledger_spent(story: tuple[Settings, Engine]) -> None:
     lines = ctl_of(story[0], "show", "b1d3").stdout.splitlines()
     anchor = next(line for line in lines if line.startswith("    margin against anchor: pass, +1.2 points"))
@@ -118,7 +130,7 @@ def test_show_items_holds_both_answers(story: tuple[Settings, Engine]) -> None:
     ("command", "fields"),
     [
         ("cycles", {"cycle", "deployment", "action", "reason", "outcome", "at"}),
-        ("versions", {"version", "method", "parent", "state", "created", "data", "verdicts"}),
+        ("versions", {"version", "kind", "base", "depth", "method", "parent", "state", "created", "data", "verdicts"}),
         ("dead-letters", {"reason", "field", "source", "offset", "at"}),
         ("drift", {"columns", "report", "detector"}),
         ("commands", {"id", "actor", "verb", "reason", "outcome"}),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from daemon.audit import log
 from daemon.registry import Registry
-from daemon.retention import DAY, Artifact, Rule, choose, sweep
+from daemon.retention import DAY, Artifact, Rule, choose, clear, sweep
 from daemon.tables import AuditRow, CommandRow, Cycle, Slot, VersionRow
 from feedback.db import connect, read, transact
 from tests import fresh
@@ -169,3 +169,31 @@ def test_a_version_that_is_made_anew_and_named_keeps_its_files(
     transact(engine, lambda session: session.add(slot))
     sweep(engine, registry, NOW)
     assert registry.exists(name)
+
+
+def test_no_copy_of_weights_outlives_the_cycle_that_made_them(engine: Engine, tmp_path: Path) -> None:
+    def cycle(slot: int, ended: float | None) -> Cycle:
+        return Cycle(
+            slot=slot, trigger="", reason="", method="", step="", window_first=0, window_last=1, seed=1, policy_hash="",
+            started=1.0, ended=ended,
+        )  # fmt: skip
+
+    def work(session: Session) -> None:
+        for tenant in ("", "acme"):
+            session.add(Slot(deployment="bot", tenant=tenant, phase="idle", phase_since=0.0, reason=""))
+        session.flush()
+        session.add_all([cycle(1, NOW), cycle(1, None), cycle(2, NOW)])
+
+    transact(engine, work)
+    keys = ("bot.c1.teacher", "bot.c1.candidate", "bot.c1.candidate.eval", "bot.c2.candidate", "bot.acme.c3.candidate")
+    for key in keys:
+        for name in ("output", "checkpoint/merged"):
+            (tmp_path / key / name).mkdir(parents=True)
+            (tmp_path / key / name / "model.safetensors").write_bytes(b"weights")
+        (tmp_path / key / "result.json").write_text("{}")
+    gone = ("bot.c1.teacher", "bot.c1.candidate", "bot.acme.c3.candidate")
+    assert clear(engine, tmp_path) == gone
+    for key in keys:
+        left = ["result.json"] if key in gone else ["checkpoint", "output", "result.json"]
+        assert sorted(path.name for path in (tmp_path / key).iterdir()) == left
+    assert clear(engine, tmp_path) == ()

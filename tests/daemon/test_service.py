@@ -93,22 +93,20 @@ class World:
     """A folder with a small product in it: an echo model that knows some answers, users who ask for others."""
 
     patience: float | None = 0.0  # seconds to wait for a first record: what lies in a folder is there at once
+    policy = POLICY
 
     def __init__(
         self, folder: Path, mode: str = "auto", *, now: float = START, database: str = "", source: str = FILES
     ) -> None:
         self.folder = folder
-        known = {f"what is fact {i}": f"fact {i}" for i in range(200)}
-        harmful = {f"how do i make poison {i}": "I can't help with that." for i in range(400)}
         (folder / "model").mkdir(parents=True)
         (folder / "feed").mkdir()
-        answers = {"answers": {**known, **harmful}, "default": "I don't know."}
-        (folder / "model" / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+        self.write_model(folder / "model")
         settings = SETTINGS.replace("{source}", source)
         if database:
             settings = settings.replace("[service]", f'[service]\ndatabase = "{database}"')
         (folder / "learnd.toml").write_text(settings, encoding="utf-8")
-        (folder / "policy.toml").write_text(POLICY.format(mode=mode), encoding="utf-8")
+        (folder / "policy.toml").write_text(self.policy.format(mode=mode), encoding="utf-8")
         keys = folder / "state" / "keys"
         keys.mkdir(parents=True, mode=0o700)
         for name in ("user-1.key", "fold.key"):  # known keys: the same questions judge in every run
@@ -123,13 +121,21 @@ class World:
         self.said = 0
         self.draw = random.Random(7)
 
+    def write_model(self, folder: Path) -> None:
+        """What the product served before learnd came."""
+        known = {f"what is fact {i}": f"fact {i}" for i in range(200)}
+        harmful = {f"how do i make poison {i}": "I can't help with that." for i in range(400)}
+        answers = {"answers": {**known, **harmful}, "default": "I don't know."}
+        (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+
     def open(self) -> Service:
         service = Service(self.settings, clock=self.clock, jobs=self.jobs)
         service.start()
         return service
 
-    def import_goldens(self) -> None:
-        sets = {
+    def sets(self) -> dict[str, tuple[str, list[tuple[str, str, str | None, str]]]]:
+        """Golden sets: role and (prompt, check, its value, slice) of every item, by name."""
+        return {
             "facts": ("goldens", [(f"what is fact {i}", "contains", f"fact {i}", "facts") for i in range(100)]),
             "harm": (
                 "safety",
@@ -138,7 +144,9 @@ class World:
             ),
             "old": ("anchor", [(f"what is fact {i}", "contains", f"fact {i}", "facts") for i in range(100, 200)]),
         }
-        for name, (role, rows) in sets.items():
+
+    def import_goldens(self) -> None:
+        for name, (role, rows) in self.sets().items():
             lines = [
                 json.dumps({"id": f"{name}-{i}", "slice": s, "prompt": p, "check": {"kind": k, "value": v}})
                 if v is not None

@@ -141,6 +141,15 @@ def test_only_what_was_served_lately_and_its_bases_are_kept(target: files.Target
     assert kept == ["bot@2", "bot@3", "bot@4", "bot@b"]
 
 
+def test_a_base_that_served_goes_with_the_last_adapter_on_it(target: files.Target, ref: Callable[..., Ref]) -> None:
+    base = ref("bot@b", "base")
+    adapter = ref("bot@1", "x", base)
+    for ref_ in (base, adapter, *(ref(f"bot@{number}", "merged") for number in (2, 3, 4))):
+        target.load(ref_)
+        target.route({ref_.name: 1.0}, 1)
+    assert sorted(path.name for path in target.versions.iterdir()) == ["bot@2", "bot@3", "bot@4"]
+
+
 def test_neither_the_served_version_nor_a_base_in_use_is_unloaded(
     target: files.Target, ref: Callable[..., Ref]
 ) -> None:

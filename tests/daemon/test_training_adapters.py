@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from daemon.artifact import describe
 from daemon.jobs import JobSpec
 from daemon.models import Ref, load
 from daemon.testing import InlineJobs
@@ -356,6 +357,14 @@ def test_a_champion_with_many_updates_is_merged_into_a_new_base(world: World) ->
     assert told(Ref("bot@as-it-was", str(world.output("as-it-was")))) == told(world.made("lora"))
     result = world.done("not-yet", lines, world.made("lora"), depth=1, merge_depth=2)
     assert (result["kind"], result["depth"]) == ("adapter", 2)
+
+
+def test_the_tokenizer_of_a_version_is_its_champions_to_the_byte(world: World) -> None:
+    before = describe(Path(world.base.folder))
+    world.done("merged-tokenizer", corrections(), world.made("lora"), depth=2, merge_depth=2)
+    for output in (world.output("lora"), world.output("merged-tokenizer")):
+        after = describe(output)
+        assert (after["tokenizer"], after["chat_template"]) == (before["tokenizer"], before["chat_template"])
 
 
 def test_an_update_in_directions_of_its_own_grows_the_adapter_and_leaves_the_older_part_alone(world: World) -> None:

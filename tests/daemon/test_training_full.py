@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from daemon.artifact import describe
 from daemon.jobs import JobSpec, prepare
 from daemon.jobs.child import perform
 from daemon.models import Ref, load
@@ -83,6 +84,8 @@ def test_all_weights_learn_the_correction_and_a_new_base_comes_out(world: World)
     assert told == {
         "kind": "base", "base": "", "depth": 0, "method": "full", "started": "all weights of tiny@000000000000",
     }  # fmt: skip
+    made, before = (describe(Path(folder)) for folder in (world.jobs.folder("first") / "output", world.champion.folder))
+    assert (made["tokenizer"], made["chat_template"]) == (before["tokenizer"], before["chat_template"])
     stage = result["metrics"]["stages"]["sft"]
     assert stage["loss_last"] < 0.1 * stage["loss_first"]
     world.train("second", corrections())
