@@ -63,7 +63,7 @@ class Options:
     kto_epochs: float = 1.0
     kto_lr: float = 5e-6
     kto_beta: float = 0.1
-    favour_new: float = 1.4
+    favour_new: float = 1.3
     merge: float = 1.0
     imitate_positives: bool = True
     schedule: str = "cosine"

@@ -97,7 +97,7 @@ class Options:
     dpo_share: float = 1.0
     kto_share: float = 1.0
     edit_weight: float = 1.0
-    favour_new: float = 1.4
+    favour_new: float = 1.3
     imitate_positives: bool = True
     merge: float = 1.0
     slao: bool = False
