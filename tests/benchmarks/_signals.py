@@ -43,7 +43,7 @@ SIGNALS = ("thumbs", "pairs", "corrections")
 PRAISE = "praise"  # the thumbs again, their praised answers imitated and the others left unread: what KTO is to beat
 RATED = bank.KNOWN  # the domain that most feedback is about; the model has seen little of it
 NAME, START, STEP = "bank", 1_790_000_000.0, 3600.0
-USERS = 100
+USERS, INTENTS = 100, 11
 OFFERED = (1.5, 3.75)  # questions asked of the rated domain and of the others, for a record each: pairs are choosy
 LONGEST, DRAWS = 24, 7  # tokens of an answer; draws among which a pair's other answer is looked for
 RULES = RecordSettings({NAME: DeploymentRules("shared")}, user_key=b"user", key_version=1, fold_key=b"fold")
@@ -52,15 +52,14 @@ POLICY = Policy(NAME)
 
 @dataclass(frozen=True)
 class Plan:
-    """`intents` of a domain; `taught` queries of each that the first model has seen over `epochs`, `few` of the rated
-    domain's; `records` of a signal, and as many old ones of the same kind; `rated`: share of the new ones about the rated
-    domain; `wrong`: share of all that are false. `options` of the update. `validate`: what is tested on are training
-    queries that nobody was asked.
+    """`taught` queries of an intent that the first model has seen over `epochs`, `few` of the rated domain's; `records`
+    of a signal, and as many old ones of the same kind; `rated`: share of the new ones about the rated domain; `wrong`:
+    share of all that are false. `options` of the update. `validate`: what is tested on are training queries that nobody
+    was asked.
     """
 
     options: Mapping[str, Any]
     records: int = 400
-    intents: int = 11
     taught: int = 60
     few: int = 8
     epochs: float = 12.0
@@ -85,7 +84,7 @@ class Asked:
 def course(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
     """Which held-out queries the champion and the update of each signal answer right, and what it took."""
     torch.set_num_threads(1)
-    data = bank.read(plan.intents)
+    data = bank.read(INTENTS)
     known = lasting.thinned(data.of(range(RATED)), plan.taught) + lasting.thinned(data.of([RATED]), plan.few)
     champion = lasting.first_model(known, folder / "first", seed, plan.epochs)
     askers, left = _askers(data, known, plan, seed)

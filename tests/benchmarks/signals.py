@@ -5,8 +5,9 @@ Owns: the table, the claims, the picture. Refuses to know how records come about
 
 A model knows three domains of banking77 and has seen little of a fourth, the rated one. Its users send so many records of
 one signal, three quarters of them about that domain; as many old ones are there to be replayed. The update is the
-product's, with its policy's defaults but for the peaks of the learning rates: those are for models ten thousand times as
-large, and move this one by nothing. The peaks were chosen on training queries that nobody was asked (`--validate`).
+product's, with its policy's defaults but for the peaks of the learning rates, which are meant for models of billions of
+parameters; these are of a few that were tried on seed 0, on training queries that nobody was asked (`--validate`). The
+line `praise` makes no claim: it is the thumbs again with KTO switched off, so that praised answers are imitated.
 Each seed is judged as the gates do, on paired test queries, and a claim is what the worst seed proves: the lower bound of
 the gain on the rated domain, the upper bound of the loss on the others together.
 """
@@ -32,7 +33,7 @@ from tests.benchmarks._signals import PRAISE, RATED, SIGNALS, Plan
 
 OPTIONS = {"sft_lr": 2.5e-3, "dpo_lr": 5e-4, "kto_lr": 5e-4, "threads": 1, "save_steps": 0}
 FULL = Plan(OPTIONS)
-QUICK = Plan({**OPTIONS, "batch": 8}, records=200, intents=5, taught=40, few=6)  # as many steps of fewer examples
+QUICK = Plan({**OPTIONS, "batch": 8}, records=200)  # as many steps of fewer examples
 GAIN = 1.0  # points that the worst seed has to prove
 MARGIN = 100 * regression.Options().margin
 
@@ -43,7 +44,7 @@ def main() -> int:
     """Run it; 0 when every claim holds."""
     parser = argparse.ArgumentParser(prog="signals", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="one seed, five intents a domain, 200 records")
+    parser.add_argument("--quick", action="store_true", help="one seed, 200 records of a signal")
     parser.add_argument("--validate", action="store_true", help="test on training queries that nobody was asked")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
@@ -56,14 +57,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="learnd-signals-") as folder:
         for seed in seeds:
             runs.append(users.course(plan, seed, Path(folder) / str(seed)))
-            tell(f"seed {seed}: after {perf_counter() - began:.0f} s")
-    judged = [judge(run, name) for run in runs for name in (*SIGNALS, PRAISE)]
-    rows = [summary(name, [one for one in judged if one["signal"] == name], plan) for name in (*SIGNALS, PRAISE)]
+            tell(f"seed {seed}, after {perf_counter() - began:.0f} s\n{told(table(runs[-1:], plan))}")
+    rows = table(runs, plan)
     claims = claimed(rows)
     raw = {
         "plan": asdict(plan),
         "table": rows,
-        "judged": judged,
         "runs": runs,
         "seconds": round(perf_counter() - began),
     }
@@ -95,13 +94,18 @@ def _difference(before: Marks, after: Marks, domains: Sequence[int], error: floa
     return [100 * (_mean(first) - _mean(second)), 100 * low, 100 * high]
 
 
-def summary(signal: str, judged: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]:
-    """A line of the table: means over the seeds, and what all seeds' intervals lie within; `worth`: points gained on the
-    rated domain by 100 records, about whatever they are.
+def table(runs: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    """A line a signal: means over the seeds, and what all seeds' intervals lie within; `worth`: points gained on the rated
+    domain by 100 new records, about whatever they are; `seeds`: what each was judged to be.
     """
-    means = {key: round(_mean([one[key] for one in judged]), 2) for key in ("before", "after")}
-    spans = {key: _spanning([one[key] for one in judged]) for key in ("gain", "elsewhere")}
-    return {"signal": signal, **means, **spans, "worth": round(100 * spans["gain"][0] / plan.records, 2)}
+    rows = []
+    for name in (*SIGNALS, PRAISE):
+        judged = [judge(run, name) for run in runs]
+        means = {key: round(_mean([one[key] for one in judged]), 2) for key in ("before", "after")}
+        spans = {key: _spanning([one[key] for one in judged]) for key in ("gain", "elsewhere")}
+        worth = round(100 * spans["gain"][0] / plan.records, 2)
+        rows.append({"signal": name, **means, **spans, "worth": worth, "seeds": judged})
+    return rows
 
 
 def _spanning(figures: Sequence[Sequence[float]]) -> list[float]:
