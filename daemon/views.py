@@ -44,14 +44,19 @@ def status(session: Session, now: float) -> dict[str, Any]:
 
 
 def service(session: Session, now: float) -> dict[str, Any]:
-    """Whether a daemon runs: its process lives and its loop has said so within a minute."""
+    """Whether a daemon runs: its process lives and its loop has said so within a minute.
+
+    `silent`: its process lives on this machine, but has not been able to say so (a full disk, a database that is away).
+    """
     row = session.get(Setting, "service")
     told: dict[str, Any] = json.loads(row.value) if row else {}
     fresh = now - float(told.get("beat", 0.0)) < STALE_SECONDS
     elsewhere = told.get("host", platform.node()) != platform.node()  # a pid says nothing on another machine
-    running = bool(told) and fresh and (elsewhere or _alive(int(told.get("pid", 0))))
+    alive = bool(told) and (elsewhere or _alive(int(told.get("pid", 0))))
+    running = alive and fresh
     return {
         "running": running,
+        "silent": alive and not fresh and not elsewhere,
         "since": told.get("since") if running else None,
         **{n: told.get(n) for n in ("pid", "beat")},
     }

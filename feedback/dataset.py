@@ -64,8 +64,9 @@ def build(
     """
     thrown = Counter(datacard.left_out(session, deployment, tenant, window))
     draw = _Draw(session, may_teach(deployment, tenant), mixture, Near(exclude_near, near_threshold), thrown)
-    new = _new(draw, window)
-    old = _replay(draw, window[0], {record.prompt_hash for record in new} - {""})
+    drawn = _new(draw, window)
+    old = _agreed(_replay(draw, window[0], {record.prompt_hash for record in drawn} - {""}), thrown)
+    new = _agreed(drawn, thrown)
     items = _anchors(draw, anchors)
     if not new:
         raise Refused(
@@ -175,6 +176,29 @@ def _clean(records: Iterator[Record], draw: _Draw) -> Iterator[Record]:
                 draw.thrown["no_content"] += 1
             else:
                 yield record
+
+
+def _agreed(records: Sequence[Record], thrown: Counter[str]) -> list[Record]:
+    """The records without ratings of one answer to one prompt that go both ways: the side that is believed less goes,
+    and of the other, the least believed first, no more than that weighs. What most say is still learned, and many who are
+    hardly believed take nothing away from one who is.
+    """
+    rated: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in records:
+        if record.usable in ("positive", "negative"):
+            key = json.dumps(examples.prompt(record.body)), str(record.body.get("response") or "")
+            rated.setdefault(key, {"positive": [], "negative": []})[record.usable].append(record)
+    gone = set[int]()
+    for sides in rated.values():
+        less, more = sorted(sides.values(), key=lambda side: sum(one.weight for one in side))
+        left = sum(one.weight for one in less) + 1e-9
+        gone |= {one.seq for one in less}
+        for one in sorted(more, key=lambda one: (one.weight, one.seq)):
+            left -= one.weight
+            if less and left >= 0:
+                gone.add(one.seq)
+    thrown["contradicting"] += len(gone)
+    return [record for record in records if record.seq not in gone]
 
 
 def _fetch(session: Session, seqs: Sequence[int]) -> Iterator[Record]:

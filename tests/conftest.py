@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 
 from feedback import db
 from tests.servers import MissingError
 from tests.servers.kafka import Broker, kafka
 from tests.servers.postgres import Server, postgres
+
+# How fast a machine is just now proves nothing about the code.
+settings.register_profile("learnd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("learnd")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -77,3 +77,20 @@ def test_a_target_offers_the_five_calls(name: str) -> None:
     assert isinstance(module.SPLITS, bool)
     for method in TARGET_METHODS:
         assert callable(getattr(module.Target, method))
+
+
+def test_an_objective_offers_its_formula_and_its_task_under_a_listed_name() -> None:
+    from daemon.training.objectives import OBJECTIVES
+
+    folder = ROOT / "daemon/training/objectives"
+    found = {path.stem for path in folder.glob("*.py") if offers(path, "task")}
+    assert found == set(OBJECTIVES)
+    for name in OBJECTIVES:
+        path = folder / f"{name}.py"
+        assert offers(path, "loss")
+        task = next(
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.FunctionDef) and node.name == "task"
+        )
+        assert [one.arg for one in task.args.args] == ["samples", "setting"]

@@ -33,6 +33,9 @@ def status(context: typer.Context, json: Json = False) -> None:
     service = told["service"]
     if service["running"]:
         render.say(f"learnd runs since {render.when(service['since'], now)} (pid {service['pid']})")
+    elif service["silent"]:
+        render.say(f"learnd (pid {service['pid']}) has written nothing since {render.when(service['beat'], now)}")
+        render.say("is a disk full, is the database away? learnctl doctor")
     else:
         last = f"; it last spoke {render.when(service['beat'], now)}" if service.get("beat") else ""
         render.say(f"learnd is not running{last}")

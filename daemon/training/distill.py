@@ -123,8 +123,9 @@ def _copy(job: Job, teacher: Ref) -> dict[str, Any]:
 
 def _tune(run: Run) -> dict[str, Any]:
     """The champion, merged and widened, fine-tuned on all answers of the training file."""
-    from daemon.training import loop, packed, packing, teacher, tokens
+    from daemon.training import loop, packing, teacher, tokens
     from daemon.training.meter import Meter
+    from daemon.training.objectives import sft
     from daemon.transformers_model import context_of
 
     options = run.options
@@ -140,7 +141,7 @@ def _tune(run: Run) -> dict[str, Any]:
     samples = tokens.evened(samples, sizes)
     steps = loop.order(lengths, options.teacher_batch, options.teacher_epochs, options.teacher_steps, run.job.seed)
     settings = loop.Settings(options.teacher_lr, options.warmup, options.weight_decay, options.save_steps, run.job.seed)
-    loss = packed.imitated(samples, packing.reader(model, run.tokenizer.pad_token_id))
+    loss = sft.imitated(samples, packing.reader(model, run.tokenizer.pad_token_id))
     meter = Meter(run.job.progress, "tuning the teacher")
     fitted = loop.fit(model, steps, loss, sizes, lengths, settings, run.checkpoint, meter)
     teacher.saved(model, run.tokenizer, run.job.output)

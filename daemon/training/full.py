@@ -18,7 +18,7 @@ from daemon.models import Ref
 from daemon.training import examples as lines
 from daemon.training import lora, parse
 from daemon.training.examples import Example
-from daemon.training.lora_options import STAGES
+from daemon.training.objectives import OBJECTIVES
 from policies.errors import Misconfigured, Refused
 from policies.words import count
 
@@ -76,7 +76,7 @@ class Options:
             raise ValueError("schedule is cosine, linear or constant")
         if not 0 <= self.dpo_robust < 0.5:
             raise ValueError("dpo_robust lies in [0, 0.5)")
-        if any(getattr(self, f"{name}_{what}") <= 0 for name in STAGES for what in ("epochs", "lr", "minimum")):
+        if any(getattr(self, f"{name}_{what}") <= 0 for name in OBJECTIVES for what in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 
 

@@ -7,9 +7,9 @@ jobs. Called by `distill` (full weights) and `packed` (adapters). Loshchilov and
 import math
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from daemon.jobs import read_json, write_json
 from daemon.training.meter import Meter
 from policies.errors import Refused
 
-Loss = Callable[[Any, Sequence[int]], torch.Tensor]  # the model and row numbers -> the rows' summed loss in nats
+# The model and row numbers -> the rows' summed loss in nats: one number, or a vector of what several objectives add.
+Loss = Callable[[Any, Sequence[int]], torch.Tensor]
 HALVINGS = 2
 
 
@@ -47,6 +48,7 @@ class Fitted:
     """What a run came to; losses are means over what `sizes` counts, of the first and the last steps (5 %, at most 20).
 
     `tokens`: read to learn from, over all steps. `asked`: read before the first step, to know where the model stands.
+    `objectives`: by name the share, and the first and last loss, of each that the steps held together (else none).
     """
 
     steps: int = 0
@@ -55,6 +57,7 @@ class Fitted:
     loss_first: float | None = None
     loss_last: float | None = None
     resumed: bool = False
+    objectives: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def order(lengths: Sequence[int], batch: int, epochs: float, steps: int, seed: int) -> list[list[int]]:
@@ -86,10 +89,11 @@ def fit(
     folder: Path,
     meter: Meter,
     before: Callable[[Any, Sequence[int]], None] | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> Fitted:
     """Train `model` in place over `steps` of row numbers; `sizes` are what a row adds to its step's divisor (its answer
     tokens, or 1), `lengths` all tokens that it reads. `before` is called once a step with all of its rows, no gradient
-    kept.
+    kept. `shares`: the names of a vector's numbers, and what each objective's own loss was weighed with.
 
     Continues from the newest checkpoint in `folder`, with the same bits as a run that was never stopped (one thread).
     Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a micro-batch.
@@ -108,19 +112,35 @@ def fit(
         if before is not None:
             with torch.no_grad(), precision(model):
                 before(model, rows)
-        value, halved = _step(
+        parts, halved = _step(
             model, optimiser, rows, partial(loss, model), sum(sizes[row] for row in rows), micro, halved
         )
+        value = sum(parts)
         if not math.isfinite(value):
             raise Refused(f"the loss became {value} at step {number + 1}", hint="lower the learning rate")
-        losses.append(value)
+        losses.append(parts)
         tokens += sum(lengths[row] for row in steps[number])
-        meter.tell(number + 1, len(steps), tokens=tokens, loss=value)
+        meter.tell(number + 1, len(steps), tokens=tokens, loss=value, parts=_own(parts, shares))
         if settings.save_steps and (number + 1) % settings.save_steps == 0 and number + 1 < len(steps):
             _save(model, optimiser, folder, number + 1, losses)
-    some = max(1, min(20, len(losses) // 20))
-    fitted.loss_first, fitted.loss_last = sum(losses[:some]) / some, sum(losses[-some:]) / some
+    _summed_up(fitted, losses, shares or {})
     return fitted
+
+
+def _own(parts: Sequence[float], shares: Mapping[str, float] | None) -> dict[str, float]:
+    """Each objective's own loss, its share taken out again."""
+    return {name: part / share for (name, share), part in zip((shares or {}).items(), parts, strict=False)}
+
+
+def _summed_up(fitted: Fitted, losses: Sequence[Sequence[float]], shares: Mapping[str, float]) -> None:
+    """Note the means of the first and the last steps: of all that was lost, and of each objective."""
+    some = max(1, min(20, len(losses) // 20))
+    totals = [sum(parts) for parts in losses]
+    fitted.loss_first, fitted.loss_last = sum(totals[:some]) / some, sum(totals[-some:]) / some
+    for name, share in shares.items():
+        own = [_own(parts, shares)[name] for parts in losses]
+        first, last = sum(own[:some]) / some, sum(own[-some:]) / some
+        fitted.objectives[name] = {"share": share, "loss_first": first, "loss_last": last}
 
 
 def rate(step: int, steps: int, settings: Settings) -> float:
@@ -146,13 +166,16 @@ def _step(
     count: int,
     micro: int,
     halved: int,
-) -> tuple[float, int]:
-    """One update, at most `micro` rows at once, halved where a GPU has no room: (mean loss, how often it was halved)."""
+) -> tuple[list[float], int]:
+    """One update, at most `micro` rows at once, halved where a GPU has no room: (mean loss, in the parts that it comes in,
+    how often it was halved).
+    """
     while True:
         parts = -(-len(rows) // micro) << halved
         optimiser.zero_grad(set_to_none=True)
         try:
-            total = sum(_backward(model, loss, rows[part::parts], max(1, count)) for part in range(parts))
+            groups = [rows[part::parts] for part in range(parts) if rows[part::parts]]
+            found = [_backward(model, loss, group, max(1, count)) for group in groups]
             break
         except torch.cuda.OutOfMemoryError as problem:
             torch.cuda.empty_cache()
@@ -163,20 +186,20 @@ def _step(
             halved += 1
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-    return total, halved
+    return [sum(column) for column in zip(*found, strict=True)], halved
 
 
-def _backward(model: Any, loss: Callable[[Sequence[int]], torch.Tensor], rows: Sequence[int], count: int) -> float:
+def _backward(
+    model: Any, loss: Callable[[Sequence[int]], torch.Tensor], rows: Sequence[int], count: int
+) -> list[float]:
     """Add the gradient of some rows: their share of the step's mean loss."""
-    if not rows:
-        return 0.0
     with precision(model):
         value = loss(rows) / count
-    torch.autograd.backward(value)
-    return float(value.detach())
+    torch.autograd.backward(value.sum())
+    return [float(part) for part in value.detach().reshape(-1)]
 
 
-def _save(model: Any, optimiser: torch.optim.Optimizer, folder: Path, step: int, losses: list[float]) -> None:
+def _save(model: Any, optimiser: torch.optim.Optimizer, folder: Path, step: int, losses: list[list[float]]) -> None:
     """Keep trained weights, moments and losses; the checkpoint before is dropped only when this one is whole."""
     draft = folder / f".step-{step}"
     shutil.rmtree(draft, ignore_errors=True)
@@ -193,7 +216,7 @@ def _save(model: Any, optimiser: torch.optim.Optimizer, folder: Path, step: int,
             shutil.rmtree(other)
 
 
-def _resume(model: Any, optimiser: torch.optim.Optimizer, folder: Path) -> tuple[int, list[float]]:
+def _resume(model: Any, optimiser: torch.optim.Optimizer, folder: Path) -> tuple[int, list[list[float]]]:
     """Load the newest checkpoint: (steps done, losses so far), (0, []) where there is none."""
     found = sorted(folder.glob("step-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     state = read_json(found[-1] / "state.json") if found else None
@@ -209,4 +232,5 @@ def _resume(model: Any, optimiser: torch.optim.Optimizer, folder: Path) -> tuple
         index, _, key = name.partition(".")
         moments.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(state["step"]), [float(value) for value in state["losses"]]
+    losses = [parts if isinstance(parts, list) else [parts] for parts in state["losses"]]  # an older release kept one
+    return int(state["step"]), losses

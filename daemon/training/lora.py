@@ -1,10 +1,11 @@
-"""An incremental LoRA update: corrections, pairs and ratings, one after the other, on the champion's adapter.
+"""An incremental LoRA update: corrections, pairs and ratings, one after the other or together, on the champion's adapter.
 
 Owns: which objectives the data offers, their order, what is continued after a kill, and what is left in the output.
 Refuses to know whether the result is better (`policies.gates`). Called in the child by `daemon.jobs`.
 
 Order: SFT on corrections first, since it moves the answers to where preferences can compare them; then DPO on pairs,
-then KTO on ratings, each against the adapter as the stage before left it. Hu et al. 2021 (arXiv 2106.09685).
+then KTO on ratings, each against the adapter as the stage before left it; or, with `mixed`, all in one stage, against the
+champion. Hu et al. 2021 (arXiv 2106.09685).
 """
 
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.jobs import Job, read_json, write_json
 from daemon.models import Ref
@@ -24,7 +25,13 @@ from daemon.training.shape import AUTO, Shape
 from policies.errors import Refused
 from policies.words import count
 
+if TYPE_CHECKING:  # torch is imported in the child alone
+    from daemon.training.loop import Fitted
+    from daemon.training.meter import Meter
+    from daemon.training.tokens import Sample
+
 MERGED = "merged"
+MIXED = "mixed"
 HALVINGS = 2
 
 
@@ -62,9 +69,10 @@ def train(job: Job) -> dict[str, Any]:
     run = _sized(_prepare(job, options), groups)
     stages: dict[str, dict[str, Any]] = {}
     adapter = None if run.fresh else Path(run.champion.folder)
-    for number, (name, group) in enumerate(groups.items()):
-        span = (number / len(groups), (number + 1) / len(groups))
-        adapter = _stage(run, name, group, adapter, span)
+    wanted = {MIXED: groups} if options.mixed else {name: {name: group} for name, group in groups.items()}
+    for number, (name, some) in enumerate(wanted.items()):
+        span = (number / len(wanted), (number + 1) / len(wanted))
+        adapter = _stage(run, name, some, adapter, span)
         stages[name] = read_json(adapter / "metrics.json") or {}
     assert adapter is not None
     if run.whole:
@@ -144,8 +152,10 @@ def _sized(run: Run, groups: Mapping[str, Sequence[Example]]) -> Run:
     return replace(run, shape=shape, sized=why)
 
 
-def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, span: tuple[float, float]) -> Path:
-    """Train one stage from `adapter` on, unless an earlier attempt did; the folder of its adapter.
+def _stage(
+    run: Run, name: str, groups: Mapping[str, Sequence[Example]], adapter: Path | None, span: tuple[float, float]
+) -> Path:
+    """Train one stage, of one objective or several, from `adapter` on, unless an earlier attempt did; its adapter's folder.
 
     Out of GPU memory: half the micro-batch, twice.
     """
@@ -158,7 +168,7 @@ def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, 
     least = 2 if name == "kto" and run.options.engine == "trl" else 1  # TRL's KTO pairs the rows of a micro-batch
     for attempt in range(HALVINGS + 1):
         try:
-            return _fit(run, name, group, adapter, max(least, micro >> attempt), span)
+            return _fit(run, name, groups, adapter, max(least, micro >> attempt), span)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
     hint = "set micro_batch or max_length lower, quantisation = nf4, or take a larger GPU"
@@ -166,51 +176,75 @@ def _stage(run: Run, name: str, group: Sequence[Example], adapter: Path | None, 
 
 
 def _fit(
-    run: Run, name: str, group: Sequence[Example], adapter: Path | None, micro: int, span: tuple[float, float]
+    run: Run,
+    name: str,
+    groups: Mapping[str, Sequence[Example]],
+    adapter: Path | None,
+    micro: int,
+    span: tuple[float, float],
 ) -> Path:
     """One engine's run, from a model of its own (a shared one nests TRL's wrappers) to its adapter."""
     from transformers import set_seed
 
-    from daemon.training import adapters, tokens
+    from daemon.training import adapters
     from daemon.training.meter import Meter
-    from daemon.training.plan import Plan
     from daemon.training.retain import merge, slao
 
     begin, options = perf_counter(), run.options
-    samples, dropped = tokens.encode(run.tokenizer, group, run.context, edit_weight=options.edit_weight)
-    samples = tokens.favoured(samples, options.favour_new)
-    samples = tokens.evened(samples, [len(one.answer) if name == "sft" else 1 for one in samples])
-    plan = Plan.of(options, name, len(samples), micro, seed=run.job.seed, gpu=run.gpu)
+    samples, dropped = _encoded(run, groups)
     set_seed(run.job.seed)
     model = adapters.opened(run.champion, adapter, run.shape, device=run.job.device, quantisation=options.quantisation)
     meter = Meter(run.job.progress, name, *span)
     if options.slao:
         slao.begin(model)
     start = adapters.trained(model)
-    fitted = _engine(options)(model, run.tokenizer, samples, plan, run.checkpoint / name, meter)
+    fitted = _trained(run, name, model, samples, micro, meter)
     merge.back(model, start, options.merge)
     if options.slao:
         slao.back(model, start, run.updates)
     facts = {
         "engine": options.engine,
-        "examples": len(samples),
+        "examples": sum(map(len, samples.values())),
         "dropped": dropped,
         "micro_batch": micro,
         **asdict(fitted),
+        "objectives": {one: {"examples": len(samples[one]), **told} for one, told in fitted.objectives.items()},
         "seconds": perf_counter() - begin,
     }
     return _keep(run, name, model, start, facts)
 
 
-def _engine(options: Options) -> Any:
-    """The `fit` of the engine that was asked for; TRL is only imported where it is."""
+def _encoded(run: Run, groups: Mapping[str, Sequence[Example]]) -> "tuple[dict[str, list[Sample]], int]":
+    """(samples by objective, dropped): their weights evened within each, and how many did not fit."""
+    from daemon.training import tokens
+
+    made, dropped = {}, 0
+    for name, group in groups.items():
+        some, lost = tokens.encode(run.tokenizer, group, run.context, edit_weight=run.options.edit_weight)
+        some = tokens.favoured(some, run.options.favour_new)
+        made[name] = tokens.evened(some, [len(one.answer) if name == "sft" else 1 for one in some])
+        dropped += lost
+    return made, dropped
+
+
+def _trained(
+    run: Run, name: str, model: Any, samples: "Mapping[str, Sequence[Sample]]", micro: int, meter: "Meter"
+) -> "Fitted":
+    """Train the model in place with the engine that was asked for; TRL is only imported where it is."""
+    from daemon.training.plan import Plan
+
+    options, folder, total = run.options, run.checkpoint / name, sum(map(len, samples.values()))
+    plans = {one: Plan.of(options, one, total, micro, seed=run.job.seed, gpu=run.gpu) for one in samples}
     if options.engine == "trl":
         from daemon.training import stages
 
-        return stages.fit
+        return stages.fit(model, run.tokenizer, samples[name], plans[name], folder, meter)
     from daemon.training import packed
 
-    return packed.fit
+    if name == MIXED:
+        paced = {one: replace(plan, epochs=options.sft_epochs, lr=options.sft_lr) for one, plan in plans.items()}
+        return packed.together(model, run.tokenizer, samples, paced, options.shares(samples), folder, meter)
+    return packed.fit(model, run.tokenizer, samples[name], plans[name], folder, meter)
 
 
 def _keep(run: Run, name: str, model: Any, start: Mapping[str, Any], facts: dict[str, Any]) -> Path:

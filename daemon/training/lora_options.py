@@ -3,11 +3,12 @@
 Owns: the options' meaning and which of them exclude each other. Called by `lora`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from daemon.training.objectives import OBJECTIVES
 from daemon.training.shape import Shape
 
-STAGES = ("sft", "dpo", "kto")
 ENGINES = ("packed", "trl")
 
 
@@ -27,6 +28,11 @@ class Options:
     longer examples are left out and counted. `batch` examples a step, `micro_batch` at once (0: all of them).
     `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
     it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
+    `mixed`: not one stage after the other, but all in one, every step holding rows of each objective that the data offers
+    in the proportion of `sft_share`, `dpo_share` and `kto_share`, which also weigh their losses (each a mean of its own;
+    the shares are scaled to a sum of 1). It has one pace, `sft_lr` and `sft_epochs`, also where there are no answers to
+    imitate; an epoch is as many rows as there are; pairs and ratings are measured from the champion. It needs
+    engine = "packed"; `sft_osf` then holds the whole step.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
     `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
     the correction as a whole counts the same).
@@ -82,6 +88,10 @@ class Options:
     kto_epochs: float = 1.0
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
+    mixed: bool = False
+    sft_share: float = 1.0
+    dpo_share: float = 1.0
+    kto_share: float = 1.0
     edit_weight: float = 1.0
     favour_new: float = 1.0
     imitate_positives: bool = True
@@ -118,8 +128,21 @@ class Options:
         held = self.sft_hold or self.sft_forgotten < 1 or self.sft_mask or self.sft_ewc or self.sft_osf
         if held and self.engine == "trl":
             raise ValueError('sft_hold, sft_forgotten, sft_mask, sft_ewc and sft_osf need engine = "packed"')
-        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in STAGES for name in ("epochs", "lr", "minimum")):
+        if any(getattr(self, f"{stage}_{name}") <= 0 for stage in OBJECTIVES for name in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
+
+        self._check_shares()
+
+    def shares(self, names: Iterable[str]) -> dict[str, float]:
+        """The shares of these objectives where they come together; they sum to 1."""
+        found = {name: float(getattr(self, f"{name}_share")) for name in names}
+        return {name: share / sum(found.values()) for name, share in found.items()}
+
+    def _check_shares(self) -> None:
+        if any(getattr(self, f"{name}_share") <= 0 for name in OBJECTIVES):
+            raise ValueError("the share of every objective is above 0; switch one off with its own name")
+        if self.mixed and self.engine != "packed":
+            raise ValueError('mixed needs engine = "packed"')
 
     def _check_adapter(self) -> None:
         prompted = Shape.of(self).prompted

@@ -3,7 +3,7 @@
 Owns: the line that people see. Called by the training loops.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -25,23 +25,34 @@ class Meter:
     told: float = 0.0
     start: int = -1
 
-    def tell(self, step: int, total: int, *, tokens: int = 0, loss: float | None = None) -> None:
-        """Note that `step` of `total` is done, `tokens` having been read since the first note."""
+    def tell(
+        self,
+        step: int,
+        total: int,
+        *,
+        tokens: int = 0,
+        loss: float | None = None,
+        parts: Mapping[str, float] | None = None,
+    ) -> None:
+        """Note that `step` of `total` is done, `tokens` having been read since the first note; `parts`: each objective's
+        own loss, where there are several.
+        """
         now = monotonic()
         if self.start < 0:
             self.start, self.began = step, now
         if now - self.told < EVERY and step < total:
             return
         self.told = now
-        parts = [f"{self.title} {step}/{total}"]
+        words = [f"{self.title} {step}/{total}"]
         if loss is not None:
-            parts.append(f"loss {loss:.3f}")
+            each = ", ".join(f"{name} {value:.3f}" for name, value in (parts or {}).items())
+            words.append(f"loss {loss:.3f}" + (f" ({each})" if each else ""))
         if step > self.start:
             seconds = max(1e-6, now - self.began)
             if tokens:
-                parts.append(f"{tokens / seconds:,.0f} tokens/s")
-            parts.append(f"{_duration(seconds / (step - self.start) * (total - step))} left")
-        self.progress(" · ".join(parts), self.first + (self.last - self.first) * step / max(1, total))
+                words.append(f"{tokens / seconds:,.0f} tokens/s")
+            words.append(f"{_duration(seconds / (step - self.start) * (total - step))} left")
+        self.progress(" · ".join(words), self.first + (self.last - self.first) * step / max(1, total))
 
 
 def _duration(seconds: float) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from daemon.jobs import read_json, write_json
-from daemon.training import adapters, loop, packed, packing, reference, tokens
+from daemon.training import adapters, loop, packing, reference, tokens
 from daemon.training.examples import Example
 from daemon.training.meter import Meter
+from daemon.training.objectives import sft
 from daemon.training.shape import AUTO, Shape
 from daemon.training.tokens import Sample
 from daemon.transformers_model import outline
@@ -118,7 +119,7 @@ class _Trial:
             options.sft_lr, 0.1, options.weight_decay, 0, run.job.seed, micro=options.micro_batch, schedule="constant"
         )
         meter = Meter(run.job.progress, f"trying rank {shape.rank} on {shape.targets}", 0.0, 0.0)
-        loss = packed.imitated(self.samples, read)
+        loss = sft.imitated(self.samples, read)
         sizes = [len(one.answer) for one in self.samples]
         loop.fit(model, steps, loss, sizes, lengths, settings, run.checkpoint / "trials", meter)
         return _cost(model.eval(), read, self.held, options.batch)

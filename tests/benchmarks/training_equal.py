@@ -23,14 +23,14 @@ from tests.benchmarks import common
 import torch
 from transformers import TrainerCallback
 
-from daemon.training import packed, packing, reference
+from daemon.training import objectives, packing, reference
 from daemon.training.plan import Plan
+from daemon.training.task import Setting
 from daemon.training.tokens import Sample, evened, partners
 from daemon.transformers_model import open_tokenizer
 
 COSINE, EXACT = 0.999, 1e-5
 BETA, FLIPPED = 0.5, 0.1
-MAKE = {"sft": packed.imitation, "dpo": packed.preference, "kto": packed.rating}
 
 
 def main() -> int:
@@ -90,7 +90,7 @@ def gradient(ref: Any, objective: str, rows: Sequence[Sample], base: Sequence[Sa
         found = iter(reference.totals(model, read, documents))
         return [[next(found) for _ in answers] for _, answers in documents]
 
-    task = MAKE[objective](rows, packed.Setting(plan(objective, len(rows)), read, ask, model.device))
+    task = objectives.load(objective).task(rows, Setting(plan(objective, len(rows)), read, ask, model.device))
     move(model, read, base)
     everything = list(range(len(rows)))
     if task.before is not None:

@@ -21,6 +21,7 @@ def through_the_database(data: Any) -> Any:
     return json.loads(json.dumps(data, allow_nan=False))
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=list(HealthCheck), max_examples=60, deadline=None)
 @given(st.from_type(Snapshot))
 def test_every_snapshot_comes_back_as_it_was(snapshot: Snapshot) -> None:
@@ -95,6 +96,7 @@ def test_every_action_of_the_union_is_known_by_its_name() -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
+@pytest.mark.slow
 def test_canonical_json_is_a_fixed_point(value: Any) -> None:
     text = codec.canonical(value)
     assert codec.is_canonical(text)

@@ -62,6 +62,12 @@ def test_status_reads_as_a_person_would_tell_it(story: tuple[Settings, Engine]) 
     assert lines[-1] == f"why it was refused: learnctl show {REFUSED}"
 
 
+def test_status_tells_a_service_that_can_not_write_from_one_that_does_not_run(story: tuple[Settings, Engine]) -> None:
+    for pid, said in ((None, "has written nothing since"), (0, "learnd is not running; it last spoke")):
+        beat(story[1], SystemClock().now() - 300.0, pid)
+        assert said in ctl_of(story[0], "status").stdout.splitlines()[0]
+
+
 def test_status_as_json_holds_what_scripts_need(story: tuple[Settings, Engine]) -> None:
     status = told(story[0], "status")
     assert set(status["service"]) >= {"running", "since"}
@@ -263,6 +269,7 @@ class Loop:
 @pytest.mark.parametrize(
     ("outcome", "answer", "code"), [("done", "rolled_back", 0), ("refused", "there is nothing to go back to", 1)]
 )
+@pytest.mark.slow
 def test_wait_follows_a_command_to_its_outcome(
     story: tuple[Settings, Engine], outcome: str, answer: str, code: int
 ) -> None:

@@ -65,6 +65,9 @@ class AtOnce:
     def result(self, key: str) -> dict[str, Any]:
         return dict(self.results[key])
 
+    def folder(self, key: str) -> Path:
+        return self.folder_ / key
+
 
 @pytest.fixture
 def place(tmp_path: Path, encoder: str) -> Iterator[Place]:

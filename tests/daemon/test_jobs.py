@@ -129,6 +129,7 @@ def test_cancelling_ends_a_child_and_all_that_it_started(local: LocalJobs) -> No
     until(lambda: not lives(read_json(grandchild)))
 
 
+@pytest.mark.slow
 def test_a_child_that_will_not_end_is_ended(local: LocalJobs) -> None:
     local.start(spec(stubborn))
     until(lambda: local.find("bot.c1.candidate").progress == "deaf")

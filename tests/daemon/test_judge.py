@@ -168,6 +168,7 @@ def compared(folder: Path, url: str, *, lost: str = "") -> Verdict:
     return mine
 
 
+@pytest.mark.slow
 def test_the_gate_reads_how_often_the_judge_erred(tmp_path: Path) -> None:
     with judge(right) as (url, _):
         good = compared(tmp_path, url)

@@ -153,11 +153,61 @@ def test_two_runs_with_one_seed_give_equal_bits(learned: World) -> None:
     assert learned.bits("second") == learned.bits("first")
 
 
-@pytest.mark.parametrize(("engine", "mark"), [("packed", "step-*/state.json"), ("trl", "*/trainer_state.json")])
+def of_each() -> list[dict[str, Any]]:
+    """Corrections, pairs and ratings, none of which contradicts another."""
+    pairs = [line("pair", "what colour is blood", "blue", rejected="red")] * 6
+    ratings = [line("kto", LEGS, "four", label=False), line("kto", "what colour is grass", "green", label=True)] * 4
+    rated = {LEGS, "what colour is grass", "what colour is blood"}
+    kept = [one for one in corrections() if one["messages"][0]["content"] not in rated]
+    return [*kept, *pairs, *ratings]
+
+
+MIXED = {"mixed": True, "dpo": True, "dpo_minimum": 2, "kto": True, "kto_minimum": 2, "dpo_share": 2.0}
+
+
+def test_objectives_in_one_stage_all_get_their_way(learned: World) -> None:
+    learned.jobs.start(learned.spec("mixed", of_each(), None, **MIXED, sft_epochs=20))
+    assert learned.jobs.find("mixed").state == "done", learned.jobs.find("mixed").error
+    stages = learned.jobs.result("mixed")["metrics"]["stages"]
+    assert list(stages) == ["mixed"]
+    assert (stages["mixed"]["examples"], stages["mixed"]["steps"]) == (28, 80)
+    each = stages["mixed"]["objectives"]
+    assert {name: (one["examples"], one["share"]) for name, one in each.items()} == {
+        "sft": (14, 0.25), "dpo": (6, 0.5), "kto": (8, 0.25),
+    }  # fmt: skip
+    assert all(one["loss_last"] < 0.8 * one["loss_first"] for one in each.values()), each
+    weighed = sum(one["share"] * one["loss_last"] for one in each.values())
+    assert stages["mixed"]["loss_last"] == pytest.approx(weighed)
+    assert says(learned.made("mixed"), SKY) == ["red"]
+    before, after = load(learned.base), load(learned.made("mixed"))
+
+    def gained(prompt: str, answer: str) -> float:
+        return after.logprobs([tiny.ask(prompt)], [answer])[0][0] - before.logprobs([tiny.ask(prompt)], [answer])[0][0]
+
+    assert gained("what colour is blood", "blue") > gained("what colour is blood", "red") + 1
+    assert gained(LEGS, "four") < gained("what colour is grass", "green")
+
+
+def test_progress_names_each_objectives_loss() -> None:
+    from daemon.training.meter import Meter
+
+    told: list[str] = []
+    meter = Meter(lambda text, _: told.append(text), "mixed")
+    meter.tell(3, 3, loss=1.5, parts={"sft": 2.0, "kto": 1.0})
+    meter.tell(3, 3, loss=1.5)
+    assert [text.split(" · ")[1] for text in told] == ["loss 1.500 (sft 2.000, kto 1.000)", "loss 1.500"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "mark"),
+    [("packed", "sft/step-*/state.json"), ("trl", "sft/*/trainer_state.json"), ("mixed", "mixed/step-*/state.json")],
+)
 def test_a_killed_run_resumes_from_its_checkpoint_and_ends_with_the_bits_of_an_unbroken_one(
     learned: World, engine: str, mark: str
 ) -> None:
     lines, more = corrections() * 2, {"save_steps": 4, "engine": engine}
+    if engine == "mixed":
+        lines, more = of_each(), {"save_steps": 4, "sft_epochs": 10, **MIXED}
     learned.train(f"unbroken-{engine}", lines, **more)
     key = f"broken-{engine}"
     spec = learned.spec(key, lines, None, **more)
@@ -168,13 +218,15 @@ def test_a_killed_run_resumes_from_its_checkpoint_and_ends_with_the_bits_of_an_u
         perform(folder)
         os._exit(0)
     end = time.monotonic() + 60
-    while not any(map(read_json_whole, folder.glob(f"checkpoint/sft/{mark}"))) and time.monotonic() < end:
+    while not any(map(read_json_whole, folder.glob(f"checkpoint/{mark}"))) and time.monotonic() < end:
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert learned.jobs.find(key).state == "absent"
     learned.jobs.start(spec)
-    assert learned.stage(key, "sft")["resumed"] is True
+    [(name, stage)] = learned.jobs.result(key)["metrics"]["stages"].items()
+    assert (name, stage["resumed"]) == (mark.partition("/")[0], True)
+    assert stage["objectives"] == learned.stage(f"unbroken-{engine}", name)["objectives"]
     assert learned.bits(key) == learned.bits(f"unbroken-{engine}")
 
 
@@ -354,6 +406,9 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
         {"schedule": "steps"},
         {"dpo_robust": 0.5},
         {"kto_lr": 0.0},
+        {"kto_share": 0.0},
+        {"sft_share": -1.0},
+        {"mixed": True, "engine": "trl"},
     ],
 )
 def test_options_that_make_no_sense_are_misconfigurations(wrong: dict[str, Any]) -> None:

@@ -75,7 +75,8 @@ def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6) -> Any:
     """An objective whose reference is the model with a weaker adapter."""
     import torch
 
-    from daemon.training import packed, packing, reference
+    from daemon.training import objectives, packing, reference
+    from daemon.training.task import Setting
 
     read = packing.reader(model, PAD)
 
@@ -86,8 +87,7 @@ def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6) -> Any:
         made = [[found[sum(sizes[:n]) + place] - 0.5 * place for place in range(size)] for n, size in enumerate(sizes)]
         return [[value + 0.1 * n for value in values] for n, values in enumerate(made)]
 
-    make = {"sft": packed.imitation, "dpo": packed.preference, "kto": packed.rating}[name]
-    return make(rows, packed.Setting(plan(name, micro=micro), read, ask, torch.device("cpu")))
+    return objectives.load(name).task(rows, Setting(plan(name, micro=micro), read, ask, torch.device("cpu")))
 
 
 def gradient(model: Any, task: Any, rows: Sequence[int], micro: int) -> Any:
@@ -174,11 +174,57 @@ def test_a_micro_batch_changes_no_gradient(base: Ref, name: str) -> None:
     assert float((whole - parts).norm()) < 1e-5 * float(whole.norm())
 
 
+@pytest.mark.parametrize("micro", [10, 3])
+def test_a_mixed_step_is_the_sum_of_what_each_objective_asks_for_by_its_share(base: Ref, micro: int) -> None:
+    """Its rows are 2 answers, 5 pairs and 3 ratings: how many there are of each counts for nothing."""
+    import torch
+
+    from daemon.training.mixing import together
+
+    model = opened(base)
+    wanted = {"sft": (0.5, [1, 4]), "dpo": (0.3, [0, 1, 2, 4, 5]), "kto": (0.2, [0, 3, 4])}
+    tasks = [task(name, samples(), model) for name in wanted]
+    alone = [
+        share * gradient(model, one, rows, len(rows)) for one, (share, rows) in zip(tasks, wanted.values(), strict=True)
+    ]
+    made = together(tasks, [share for share, _ in wanted.values()], torch.device("cpu"))
+    step = [6 * place + row for place, (_, rows) in enumerate(wanted.values()) for row in rows]
+    with torch.no_grad():
+        made.before(model, step)
+    model.zero_grad()
+    losses = [made.loss(model, step[first : first + micro]) for first in range(0, len(step), micro)]
+    sum(losses).sum().backward()
+    mixed = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert min(float(one.norm()) for one in alone) > 1e-3
+    assert float((mixed - sum(alone)).norm()) < 1e-5 * float(sum(alone).norm())
+    assert losses[0].shape == (3,)
+
+
+def test_a_mixed_step_holds_rows_by_share_and_every_row_of_an_objective_comes_in_turn() -> None:
+    from daemon.training.mixing import order
+
+    groups = [[True] * 40, [True] * 6, [number % 4 == 0 for number in range(12)]]
+    steps = order(groups, [0.5, 0.4, 0.1], plan("mixed", batch=10, epochs=2.0))
+    assert len(steps) == 12  # two epochs of 58 rows
+    held = [
+        [sum(first <= row < first + length for row in step) for first, length in ((0, 40), (40, 6), (46, 12))]
+        for step in steps
+    ]
+    assert held == [[5, 4, 2]] * 12
+    assert {row for step in steps[:8] for row in step[:5]} == set(range(40))
+    assert {row for step in steps[:6] for row in step[9:]} == set(range(46, 58))
+    assert steps != order(groups, [0.5, 0.4, 0.1], plan("mixed", batch=10, epochs=2.0, seed=4))
+    assert [len(step) for step in order([[True], [True] * 9], [0.5, 0.5], plan("mixed", batch=4, epochs=1.0))] == [
+        3
+    ] * 3
+
+
 @pytest.mark.parametrize("name", ["sft", "dpo", "kto"])
 def test_a_weight_of_two_is_the_record_twice(base: Ref, name: str) -> None:
     from dataclasses import replace
 
-    from daemon.training import packed, packing
+    from daemon.training import objectives, packing
+    from daemon.training.task import Setting
     from daemon.training.tokens import evened
 
     model = opened(base)
@@ -189,8 +235,7 @@ def test_a_weight_of_two_is_the_record_twice(base: Ref, name: str) -> None:
 
     def of(rows: list[Any]) -> Any:
         rows = evened(rows, [len(one.answer) if name == "sft" else 1 for one in rows])
-        make = {"sft": packed.imitation, "dpo": packed.preference, "kto": packed.rating}[name]
-        made = make(rows, packed.Setting(plan(name), read, ask, model.device))
+        made = objectives.load(name).task(rows, Setting(plan(name), read, ask, model.device))
         return gradient(model, made, list(range(len(rows))), len(rows))
 
     once = samples()

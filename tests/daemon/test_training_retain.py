@@ -41,13 +41,14 @@ def samples(model: Any) -> list[Any]:
 
 def losses(model: Any, rows: Sequence[Any], share: float, folder: Path) -> list[Any]:
     """The loss of every row, held to the model as it is."""
-    from daemon.training import packed, packing
+    from daemon.training import packing
     from daemon.training.meter import Meter
+    from daemon.training.objectives import sft
     from daemon.training.retain import kl
 
     read = packing.reader(model, PAD)
     held = kl.held(model, read, rows, share, folder, Meter(lambda *_: None, "held"))
-    loss = packed.imitated(rows, read, held=held)
+    loss = sft.imitated(rows, read, held=held)
     return [loss(model, [row]) for row in range(len(rows))]
 
 

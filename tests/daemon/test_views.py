@@ -71,6 +71,7 @@ def test_the_service_runs_when_its_process_lives_and_its_loop_has_said_so(
     service = db.read(engine, lambda session: views.service(session, NOW))
     assert service["running"] is running
     assert service["since"] == (NOW - age - HOUR if running else None)
+    assert service["silent"] is (age > 60.0)
 
 
 def test_records_of_today_are_counted_without_those_of_yesterday(engine: Engine) -> None:

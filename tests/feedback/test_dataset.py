@@ -122,6 +122,39 @@ def test_what_may_not_teach_is_left_out_and_counted(
     assert built.card["thrown_out"] == {reason: 1}
 
 
+def test_ratings_of_one_answer_that_contradict_each_other_are_left_out_as_far_as_they_weigh(
+    session: Session, tmp_path: Path
+) -> None:
+    for number, usable in enumerate(["positive", "positive", "negative", "positive"], 1):
+        put(session, number, prompt="where?", usable=usable, weight=0.1 if number == 2 else 1.0)
+    put(session, 5, prompt="where?", usable="negative", body={"response": "another answer"})
+    put(session, 6, prompt="when?", usable="negative")
+    built = build(session, tmp_path)
+    assert built.seqs == (1, 4, 5, 6)
+    assert built.card["thrown_out"] == {"contradicting": 2}
+    assert built.card["signals"] == {"negative": 2, "positive": 2}
+
+
+def test_many_who_are_hardly_believed_take_nothing_away_from_one_who_is(session: Session, tmp_path: Path) -> None:
+    put(session, 1, prompt="where?", usable="positive")
+    for number in range(2, 7):
+        put(session, number, prompt="where?", usable="negative", weight=0.1)
+    built = build(session, tmp_path)
+    assert (built.seqs, built.card["thrown_out"]) == ((1,), {"contradicting": 5})
+
+
+def test_old_ratings_contradict_each_other_too_and_a_set_of_nothing_else_is_refused(
+    session: Session, tmp_path: Path
+) -> None:
+    for number, usable in enumerate(["positive", "negative", "positive", "negative"], 1):
+        put(session, number, prompt="where?" if number < 3 else "when?", usable=usable)
+    put(session, 5)
+    built = build(session, tmp_path, window=(4, 5), mixture=Mixture(9, 9, 0, seed=1))
+    assert (built.seqs, built.card["thrown_out"]) == ((5,), {"contradicting": 4})
+    with pytest.raises(Refused, match="4 contradicting"):
+        build(session, tmp_path, window=(0, 4))
+
+
 @pytest.mark.parametrize("kind", ["exposure", "feedback"])
 def test_another_deployments_records_and_exposures_are_not_even_looked_at(
     session: Session, tmp_path: Path, kind: str

@@ -276,6 +276,7 @@ def questions(engine: Engine) -> dict[str, Any]:
         return {row.kind: row.counts for row in found}
 
 
+@pytest.mark.slow
 def test_the_loop_pauses_while_the_database_is_away_and_loses_nothing(engine: Engine, source: FakeSource) -> None:
     stop, away = threading.Event(), [3]
 

@@ -4,8 +4,16 @@ Called by `daemon.training.packed`. Rafailov et al. 2023 (arXiv 2305.18290); rob
 2403.00409).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn.functional import logsigmoid
+
+from daemon.training import reference
+from daemon.training.packing import Document
+from daemon.training.task import Setting, Task
+from daemon.training.tokens import Sample
 
 
 def loss(margin: torch.Tensor, weights: torch.Tensor, *, beta: float, flipped: float) -> torch.Tensor:
@@ -16,3 +24,17 @@ def loss(margin: torch.Tensor, weights: torch.Tensor, *, beta: float, flipped: f
     """
     right, wrong = -logsigmoid(beta * margin), -logsigmoid(-beta * margin)
     return (((1 - flipped) * right - flipped * wrong) / (1 - 2 * flipped) * weights).sum()
+
+
+def task(samples: Sequence[Sample], setting: Setting) -> Task:
+    """Pairs, divided by their number; a pair is one document, its prompt read once."""
+    documents: list[Document] = [(one.prompt, [one.answer, one.rejected]) for one in samples]
+    known = torch.tensor(setting.ask(documents), device=setting.device)
+    weights = torch.tensor([one.weight for one in samples], device=setting.device)
+
+    def summed(model: Any, rows: Sequence[int]) -> torch.Tensor:
+        some = [documents[row] for row in rows]
+        gains = known[rows] - reference.summed(setting.read(model, some), some).view(-1, 2)
+        return loss(gains[:, 0] - gains[:, 1], weights[rows], beta=setting.plan.beta, flipped=setting.plan.robust)
+
+    return Task(summed, [1] * len(samples))

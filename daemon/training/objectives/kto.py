@@ -4,8 +4,14 @@ Called by `daemon.training.packed`. Ethayarajh et al. 2024 (arXiv 2402.01306), e
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+
+from daemon.training import reference
+from daemon.training.packing import Document
+from daemon.training.task import Setting, Task
+from daemon.training.tokens import Sample, partners
 
 
 def zero(gains: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -32,3 +38,34 @@ def balanced(weights: Sequence[float], liked: Sequence[bool]) -> list[float]:
     bad = sum(weights) - good
     factor = {True: max(1.0, bad / good), False: max(1.0, good / bad)} if good and bad else {True: 1.0, False: 1.0}
     return [weight * factor[yes] for weight, yes in zip(weights, liked, strict=True)]
+
+
+def task(samples: Sequence[Sample], setting: Setting) -> Task:
+    """Ratings, divided by their number; the zero is estimated once a step, on all of its rows."""
+    others = partners(samples)
+    documents: list[Document] = [(one.prompt, [one.answer]) for one in samples]
+    mismatched: list[Document] = [(one.prompt, [other]) for one, other in zip(samples, others, strict=True)]
+    both: list[Document] = [(one.prompt, [one.answer, other]) for one, other in zip(samples, others, strict=True)]
+    known = torch.tensor(setting.ask(both), device=setting.device)
+    liked = torch.tensor([one.label for one in samples], device=setting.device)
+    plain = torch.tensor([one.weight for one in samples], device=setting.device)
+    weights = torch.tensor(
+        balanced([one.weight for one in samples], [one.label for one in samples]), device=setting.device
+    )
+    origin = torch.zeros((), device=setting.device)
+
+    def before(model: Any, rows: Sequence[int]) -> None:
+        micro = setting.plan.micro
+        nats = [
+            value
+            for start in range(0, len(rows), micro)
+            for value in reference.totals(model, setting.read, [mismatched[row] for row in rows[start : start + micro]])
+        ]
+        origin.copy_(zero(known[rows, 1] - torch.tensor(nats, device=setting.device), plain[rows]))
+
+    def summed(model: Any, rows: Sequence[int]) -> torch.Tensor:
+        some = [documents[row] for row in rows]
+        gains = known[rows, 0] - reference.summed(setting.read(model, some), some)
+        return loss(gains, liked[rows], weights[rows], origin, beta=setting.plan.beta)
+
+    return Task(summed, [1] * len(samples), before)
