@@ -34,6 +34,8 @@ class Options:
     imitate; an epoch is as many rows as there are; pairs and ratings are measured from the champion. It needs
     engine = "packed"; `sft_osf` then holds the whole step.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `dpo_imitate`, `kto_imitate`: how much preferred and praised answers are imitated besides (0: not at all; 1: as much as
+    `sft` would imitate them).
     `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
     the correction as a whole counts the same).
     `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
@@ -83,11 +85,13 @@ class Options:
     dpo_lr: float = 2e-5
     dpo_beta: float = 0.1
     dpo_robust: float = 0.1
+    dpo_imitate: float = 0.0
     kto: bool = True
     kto_minimum: int = 50
     kto_epochs: float = 1.0
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
+    kto_imitate: float = 0.0
     mixed: bool = False
     sft_share: float = 1.0
     dpo_share: float = 1.0
@@ -117,8 +121,8 @@ class Options:
             raise ValueError('quantisation is "", "nf4" or "int8"')
         if self.schedule not in ("cosine", "linear", "constant"):
             raise ValueError("schedule is cosine, linear or constant")
-        if not 0 <= self.dpo_robust < 0.5:
-            raise ValueError("dpo_robust lies in [0, 0.5)")
+        if not 0 <= self.dpo_robust < 0.5 or min(self.dpo_imitate, self.kto_imitate) < 0:
+            raise ValueError("dpo_robust lies in [0, 0.5), dpo_imitate and kto_imitate are at least 0")
         if not 0 <= self.sft_drop < 1:
             raise ValueError("sft_drop lies in [0, 1)")
         if not 0 <= self.sft_hold <= 1 or not 0 < self.sft_forgotten <= 1 or not 0 < self.merge <= 1:

@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings.
+    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings, and
+    `imitate`: how much their praised or preferred answers are imitated besides.
 
     For answers to imitate alone: `drop`: share of a prompt's tokens that is hidden, anew every time; `hold`: share of the
     champion's own soft targets in what it already says right; `mask`: perplexity above which a token isn't learned;
@@ -30,6 +31,7 @@ class Plan:
     save_steps: int
     seed: int
     gpu: bool
+    imitate: float = 0.0
     drop: float = 0.0
     hold: float = 0.0
     mask: float = 0.0
@@ -56,6 +58,7 @@ class Plan:
             save_steps=options.save_steps,
             seed=seed,
             gpu=gpu,
+            imitate=getattr(options, f"{name}_imitate", 0.0),
             drop=getattr(options, "sft_drop", 0.0),
             hold=getattr(options, "sft_hold", 0.0),
             mask=getattr(options, "sft_mask", 0.0),

@@ -44,8 +44,8 @@ PRAISE = "praise"  # the thumbs again, their praised answers imitated and the ot
 RATED = bank.KNOWN  # the domain that most feedback is about; the model has seen little of it
 NAME, START, STEP = "bank", 1_790_000_000.0, 3600.0
 USERS, INTENTS = 100, 11
-OFFERED = (1.5, 3.75)  # questions asked of the rated domain and of the others, for a record each: pairs are choosy
-LONGEST, DRAWS = 24, 7  # tokens of an answer; draws among which a pair's other answer is looked for
+OFFERED = (1.5, 3.25)  # questions asked of the rated domain and of the others, for a record each: pairs are choosy
+LONGEST, DRAWS = 24, 16  # tokens of an answer; draws among which a pair's other answer is looked for
 RULES = RecordSettings({NAME: DeploymentRules("shared")}, user_key=b"user", key_version=1, fold_key=b"fold")
 POLICY = Policy(NAME)
 
@@ -77,8 +77,8 @@ class Asked:
 
     @property
     def other(self) -> str:
-        """The first drawn answer that differs from the served one ("": none does)."""
-        return next((text for text in self.said if text != self.said[0]), "")
+        """The first drawn answer that says anything, and something else than the served one ("": none does)."""
+        return next((text for text in self.said if normalise(text) not in ("", normalise(self.said[0]))), "")
 
 
 def course(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
@@ -104,13 +104,17 @@ def course(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _askers(data: bank.Data, known: Sequence[Query], plan: Plan, seed: int) -> tuple[list[Query], list[Query]]:
-    """Queries that the model was not trained on: those that are asked, in their order, and those that nobody asks."""
+    """Queries that the model was not trained on: those that are asked, in their order, and those that nobody asks, which
+    are the same with every seed.
+    """
     taught = {query.text for query in known}
     new = [query for query in data.of(range(RATED + 1)) if query.text not in taught]
-    random.Random(f"asked {seed}").shuffle(new)
+    random.Random("asked").shuffle(new)
     rated, others = ([query for query in new if (query.domain == RATED) is which] for which in (True, False))
     most = (round(OFFERED[0] * plan.records), round(OFFERED[1] * plan.records))
-    return rated[: most[0]] + others[: most[1]], rated[most[0] :] + others[most[1] :]
+    asked = rated[: most[0]] + others[: most[1]]
+    random.Random(f"asked {seed}").shuffle(asked)
+    return asked, rated[most[0] :] + others[most[1] :]
 
 
 def _asked(champion: Ref, queries: Sequence[Query], seed: int) -> list[Asked]:
@@ -125,7 +129,7 @@ def _asked(champion: Ref, queries: Sequence[Query], seed: int) -> list[Asked]:
 
 def _told(signal: str, plan: Plan, asked: Sequence[Asked], seed: int) -> tuple[list[dict[str, Any]], ...]:
     """(old, new) records: the old ones about known domains, the new ones mostly about the rated one."""
-    usable = [each for each in asked if each.said[0] and (signal != "pairs" or each.other)]
+    usable = [each for each in asked if normalise(each.said[0]) and (signal != "pairs" or each.other)]
     rated = iter([each for each in usable if each.query.domain == RATED])
     others = iter([each for each in usable if each.query.domain != RATED])
     of_rated = round(plan.rated * plan.records)

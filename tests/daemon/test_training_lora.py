@@ -405,6 +405,8 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
         {"quantisation": "int3"},
         {"schedule": "steps"},
         {"dpo_robust": 0.5},
+        {"dpo_imitate": -0.1},
+        {"kto_imitate": -0.1},
         {"kto_lr": 0.0},
         {"kto_share": 0.0},
         {"sft_share": -1.0},
