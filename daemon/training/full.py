@@ -33,6 +33,8 @@ class Options:
     `sft`, `dpo`, `kto` switch a stage on or off; `sft_minimum`, `dpo_minimum`, `kto_minimum` examples are needed for it;
     it runs `sft_epochs`, `dpo_epochs`, `kto_epochs` at a peak learning rate of `sft_lr`, `dpo_lr`, `kto_lr`.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `dpo_imitate`, `kto_imitate`: how much preferred and praised answers are imitated besides (0: not at all; 1: as much as
+    `sft` would imitate them).
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW. `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -53,11 +55,13 @@ class Options:
     dpo_lr: float = 5e-6
     dpo_beta: float = 0.1
     dpo_robust: float = 0.1
+    dpo_imitate: float = 0.0
     kto: bool = True
     kto_minimum: int = 50
     kto_epochs: float = 1.0
     kto_lr: float = 5e-6
     kto_beta: float = 0.1
+    kto_imitate: float = 0.0
     imitate_positives: bool = True
     schedule: str = "cosine"
     warmup: float = 0.03
@@ -74,8 +78,8 @@ class Options:
             raise ValueError(f"micro_batch {self.micro_batch} divides batch {self.batch}")
         if self.schedule not in ("cosine", "linear", "constant"):
             raise ValueError("schedule is cosine, linear or constant")
-        if not 0 <= self.dpo_robust < 0.5:
-            raise ValueError("dpo_robust lies in [0, 0.5)")
+        if not 0 <= self.dpo_robust < 0.5 or min(self.dpo_imitate, self.kto_imitate) < 0:
+            raise ValueError("dpo_robust lies in [0, 0.5), dpo_imitate and kto_imitate are at least 0")
         if any(getattr(self, f"{name}_{what}") <= 0 for name in OBJECTIVES for what in ("epochs", "lr", "minimum")):
             raise ValueError("epochs, lr and minimum of every stage are above 0; switch a stage off with its own name")
 

@@ -418,6 +418,14 @@ def test_options_that_make_no_sense_are_misconfigurations(wrong: dict[str, Any])
         parse(Options, wrong)
 
 
+def test_each_stage_imitates_what_its_own_option_says() -> None:
+    from daemon.training.plan import Plan
+
+    options = parse(Options, {"dpo_imitate": 0.5, "kto_imitate": 2.0})
+    found = [Plan.of(options, name, 60, 4, seed=1, gpu=False).imitate for name in ("sft", "dpo", "kto")]
+    assert found == [0.0, 0.5, 2.0]
+
+
 def test_ratings_are_interleaved_and_no_batch_has_one_row_or_one_label() -> None:
     from daemon.training.tokens import Sample, interleaved
 
