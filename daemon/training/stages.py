@@ -77,7 +77,7 @@ class TokenisedKTO(KTOTrainer):
 
     def compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
         """TRL's own, and a second look at what was praised."""
-        found = super().compute_loss(model, inputs, *more, **named)
+        found = super().compute_loss(model, inputs, *more, **named)  # type: ignore[no-untyped-call]
         if not self.imitate:
             return found
         tokens, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)

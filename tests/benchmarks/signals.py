@@ -5,9 +5,11 @@ Owns: the table, the claims, the picture. Refuses to know how records come about
 
 A model knows three domains of banking77 and has seen little of a fourth, the rated one. Its users send so many records of
 one signal, three quarters of them about that domain; as many old ones are there to be replayed. The update is the
-product's, with its policy's defaults but for the peaks of the learning rates, which are meant for models of billions of
-parameters; these are of a few that were tried on seed 0, on training queries that nobody was asked (`--validate`). The
-line `praise` makes no claim: it is the thumbs again with KTO switched off, so that praised answers are imitated.
+product's, with the policy's options that `OPTIONS` names for a model of two layers. They are of a few that were tried on
+seed 0, on training queries that nobody was asked (`--validate`): answers are short, so that a beta of 0.1 would lower what
+was complained of without end; praise is imitated besides; what is held, and what is too surprising to be learned, keeps
+false corrections from teaching. The line `praise` makes no claim: it is the thumbs again with KTO switched off, so that
+praised answers are imitated and complaints are left unread.
 A claim is about all seeds together, by a 95 % interval over seeds and test queries (`pooled`): the lower bound of the gain
 on the rated domain is above 0, the upper bound of the loss on the others together is within the regression gate's margin.
 Three seeds say little of how updates differ: so the table has the worst one, too, and what its own queries prove of it.
@@ -34,7 +36,11 @@ from tests.benchmarks import common
 from tests.benchmarks._lasting import tell
 from tests.benchmarks._signals import PRAISE, RATED, SIGNALS, Plan
 
-OPTIONS = {"sft_lr": 2.5e-3, "dpo_lr": 5e-4, "kto_lr": 5e-4, "threads": 1, "save_steps": 0}
+# The pairs that corrections make are too few for a stage of their own, so as it was tried: `dpo_minimum`.
+OPTIONS = {
+    **{"sft_lr": 2.5e-3, "sft_hold": 0.5, "sft_mask": 100.0, "dpo_lr": 5e-4, "dpo_minimum": 200},
+    **{"kto_lr": 2.5e-3, "kto_epochs": 3.0, "kto_beta": 1.0, "kto_imitate": 3.0, "threads": 1, "save_steps": 0},
+}
 FULL = Plan(OPTIONS)
 QUICK = Plan({**OPTIONS, "batch": 8}, records=200)  # as many steps of fewer examples
 ABOVE = 0.01  # points: a gain that is above 0

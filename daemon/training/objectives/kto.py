@@ -3,7 +3,7 @@
 Called by `daemon.training.packed`. Ethayarajh et al. 2024 (arXiv 2402.01306), equations 7 and 8.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +43,7 @@ def balanced(weights: Sequence[float], liked: Sequence[bool], replayed: Sequence
     apart = all(
         len({yes for yes, mine in zip(liked, replayed, strict=True) if mine is old}) != 1 for old in (True, False)
     )
-    sums = Counter[tuple[bool, bool]]()
+    sums: dict[tuple[bool, bool], float] = defaultdict(float)
     for weight, yes, old in rows:
         sums[yes, old and apart] += weight
     return [weight * max(1.0, sums[not yes, old and apart] / sums[yes, old and apart]) for weight, yes, old in rows]
