@@ -7,7 +7,7 @@ A model knows three domains of banking77 and has seen little of a fourth, the ra
 one signal, three quarters of them about that domain; as many old ones are there to be replayed. The update is the
 product's, with the policy's options that `OPTIONS` names for a model of two layers. They are of a few that were tried for
 thumbs and corrections on seed 0, and looked at again on seed 1, on training queries that nobody was asked (`--validate`);
-pairs have the first rate that was tried: answers are short, so that a beta of 0.1 would lower what
+the rate for pairs is older than these: answers are short, so that a beta of 0.1 would lower what
 was complained of without end; praise is imitated besides; what is held, and what is too surprising to be learned, keeps
 false corrections from teaching. The line `praise` makes no claim: it is the thumbs again with KTO switched off, so that
 praised answers are imitated and complaints are left unread.
