@@ -36,6 +36,8 @@ class Options:
     learned by heart. `sft_hold`: share in [0, 1] of the champion's own soft targets, in the place of the bare answer, in
     answers that it already gives. `favour_new`: how many times as much a new record counts as a replayed one that is as
     old and as trusted. `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go.
+    `dpo_imitate`, `kto_imitate`: how much preferred and praised answers are imitated besides (0: not at all; 1: as much as
+    `sft` would imitate them).
     `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW. `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -58,11 +60,13 @@ class Options:
     dpo_lr: float = 5e-6
     dpo_beta: float = 0.1
     dpo_robust: float = 0.1
+    dpo_imitate: float = 0.0
     kto: bool = True
     kto_minimum: int = 50
     kto_epochs: float = 1.0
     kto_lr: float = 5e-6
     kto_beta: float = 0.1
+    kto_imitate: float = 0.0
     favour_new: float = 1.3
     merge: float = 1.0
     imitate_positives: bool = True

@@ -35,6 +35,8 @@ class Options:
     imitate; an epoch is as many rows as there are; pairs and ratings are measured from the champion. It needs
     engine = "packed"; `sft_osf` then holds the whole step.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
+    `dpo_imitate`, `kto_imitate`: how much preferred and praised answers are imitated besides (0: not at all; 1: as much as
+    `sft` would imitate them).
     `edit_weight`: how many times as much the changed tokens of a correction count as those that the user left (1: alike;
     the correction as a whole counts the same).
     `sft_drop`: share of a prompt's tokens that SFT hides, anew every time, so that few questions, seen often, aren't
@@ -87,11 +89,13 @@ class Options:
     dpo_lr: float = 2e-5
     dpo_beta: float = 0.1
     dpo_robust: float = 0.1
+    dpo_imitate: float = 0.0
     kto: bool = True
     kto_minimum: int = 50
     kto_epochs: float = 1.0
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
+    kto_imitate: float = 0.0
     mixed: bool = False
     sft_share: float = 1.0
     dpo_share: float = 1.0

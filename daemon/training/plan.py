@@ -12,7 +12,8 @@ from daemon.training.objectives import OBJECTIVES
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings.
+    """One stage: `batch` samples a step, `micro` of them at once. `beta` and `robust` are for pairs and ratings, and
+    `imitate`: how much their praised or preferred answers are imitated besides.
 
     For answers to imitate alone: `drop`: share of a prompt's tokens that is hidden, anew every time; `hold`: share of the
     champion's own soft targets in what it already says right; `mask`: perplexity above which a token isn't learned;
@@ -34,6 +35,7 @@ class Plan:
     save_steps: int
     seed: int
     gpu: bool
+    imitate: float = 0.0
     drop: float = 0.0
     hold: float = 0.0
     mask: float = 0.0
@@ -62,6 +64,7 @@ class Plan:
             save_steps=options.save_steps,
             seed=seed,
             gpu=gpu,
+            imitate=getattr(options, f"{name}_imitate", 0.0),
             drop=getattr(options, "sft_drop", 0.0),
             hold=getattr(options, "sft_hold", 0.0),
             mask=getattr(options, "sft_mask", 0.0),
@@ -83,8 +86,8 @@ def check(options: Any) -> None:
         raise ValueError(f"micro_batch {options.micro_batch} is at least 2 and divides batch {options.batch}")
     if options.schedule not in ("cosine", "linear", "constant"):
         raise ValueError("schedule is cosine, linear or constant")
-    if not 0 <= options.dpo_robust < 0.5:
-        raise ValueError("dpo_robust lies in [0, 0.5)")
+    if not 0 <= options.dpo_robust < 0.5 or min(options.dpo_imitate, options.kto_imitate) < 0:
+        raise ValueError("dpo_robust lies in [0, 0.5), dpo_imitate and kto_imitate are at least 0")
     if not 0 <= options.sft_drop < 1 or not 0 <= options.sft_hold <= 1 or not 0 < options.merge <= 1:
         raise ValueError("sft_drop lies in [0, 1), sft_hold in [0, 1], merge in (0, 1]")
     if options.favour_new <= 0:

@@ -28,6 +28,7 @@ from daemon.decoding import left_padded
 from daemon.training import adapters, resume
 from daemon.training.loop import Fitted
 from daemon.training.meter import Meter
+from daemon.training.objectives import imitation
 from daemon.training.plan import Plan
 from daemon.training.tokens import Sample, drawn, interleaved
 from daemon.transformers_model import answer_logits
@@ -65,10 +66,27 @@ class TokenisedDPO(DPOTrainer):
 
 
 class TokenisedKTO(KTOTrainer):
-    """KTO on our token ids, with completions already rotated within each micro-batch for its KL term."""
+    """KTO on our token ids, with completions already rotated within each micro-batch for its KL term; `imitate`: what
+    praised answers are imitated with besides (`imitation.shares`).
+    """
+
+    imitate = 0.0
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        """TRL's own, and a second look at what was praised."""
+        found = super().compute_loss(model, inputs, *more, **named)  # type: ignore[no-untyped-call]
+        if not self.imitate:
+            return found
+        tokens, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+        answers = inputs["completion_mask"].to(model.device)[:, 1:].bool()
+        labels = tokens[:, 1:].masked_fill(~answers, IGNORED)
+        logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1]
+        nats = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        liked = torch.as_tensor(inputs["label"], device=model.device).float()
+        return found + imitation.loss(nats.view(labels.shape).sum(-1), liked, strength=self.imitate) / len(liked)
 
 
 class Watcher(TrainerCallback):
@@ -171,7 +189,8 @@ def dpo(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         **common(plan, folder),
         max_length=None,
         beta=plan.beta,
-        loss_type=["robust"] if plan.robust else ["sigmoid"],
+        loss_type=["robust" if plan.robust else "sigmoid", *(["sft"] if plan.imitate else [])],
+        loss_weights=[1.0, plan.imitate] if plan.imitate else None,
         label_smoothing=plan.robust,
     )
     return TokenisedDPO(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
@@ -193,7 +212,11 @@ def kto(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folde
         undesirable_weight=max(1.0, good / max(1, len(samples) - good)),
         train_sampling_strategy="sequential",
     )
-    return TokenisedKTO(model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = TokenisedKTO(
+        model=model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    trainer.imitate = plan.imitate * len(samples) / max(1, sum(len(one.answer) for one in samples if one.label))
+    return trainer
 
 
 def run(trainer: Any, watcher: Watcher, checkpoint: Path | None) -> int:

@@ -85,11 +85,8 @@ def queries(intents: int, most: int, *, validate: bool) -> bank.Data:
     """The data, at most so many training queries an intent; `validate`: a part of the training queries is what is tested
     on, and no test query is read.
     """
-    whole, seen, kept = bank.read(intents), Counter[str](), list[Query]()
-    for query in sorted(whole.train, key=lambda query: sha256(query.text.encode()).digest()):
-        seen[query.intent] += 1
-        kept += [query] if seen[query.intent] <= most else []
-    data = bank.Data(tuple(kept), whole.test)
+    whole = bank.read(intents)
+    data = bank.Data(tuple(thinned(whole.train, most)), whole.test)
     if not validate:
         return data
     held = [int.from_bytes(sha256(query.text.encode()).digest()[-2:], "big") < HELD_OUT * ROUND for query in data.train]
@@ -97,11 +94,20 @@ def queries(intents: int, most: int, *, validate: bool) -> bank.Data:
     return bank.Data(*parts)
 
 
-def first_model(data: bank.Data, folder: Path, seed: int, epochs: float) -> Ref:
-    """The model that knows the first domains: trained once a seed, shared by all learners."""
+def thinned(queries: Sequence[Query], most: int) -> list[Query]:
+    """At most so many queries of an intent, the same ones every time."""
+    seen, kept = Counter[str](), list[Query]()
+    for query in sorted(queries, key=lambda query: sha256(query.text.encode()).digest()):
+        seen[query.intent] += 1
+        kept += [query] if seen[query.intent] <= most else []
+    return kept
+
+
+def first_model(known: Sequence[Query], folder: Path, seed: int, epochs: float) -> Ref:
+    """The model that knows these queries: trained once a seed, shared by all learners."""
     ref = Ref(name=f"bank@{seed:012d}", folder=str(folder))
     if not (folder / "done").exists():
-        pairs = [(query.text, bank.answer(query)) for query in data.of(range(bank.KNOWN))]
+        pairs = [(query.text, bank.answer(query)) for query in known]
         words = base.tokenizer([text for pair in pairs for text in pair], SHAPE.vocabulary)
         steps = round(len(pairs) * epochs / 32)
         recipe = base.Recipe(steps=steps, batch=32, rate=4e-3, seed=seed, drop=0.15)
@@ -206,7 +212,7 @@ def first(spec: Spec) -> Ref:
     """The entry of a process: a seed's first model."""
     torch.set_num_threads(1)
     data = queries(spec.intents, spec.most, validate=spec.validate)
-    return first_model(data, spec.folder / f"first-{spec.seed}", spec.seed, spec.epochs)
+    return first_model(data.of(range(bank.KNOWN)), spec.folder / f"first-{spec.seed}", spec.seed, spec.epochs)
 
 
 def run(spec: Spec) -> dict[str, Any]:

@@ -166,6 +166,8 @@ def test_a_large_model_is_refused_with_what_it_would_take(world: World) -> None:
         {"micro_batch": 3},
         {"schedule": "x"},
         {"dpo_robust": 0.5},
+        {"dpo_imitate": -0.1},
+        {"kto_imitate": -0.1},
         {"sft_lr": 0.0},
     ],
 )

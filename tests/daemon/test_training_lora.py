@@ -406,6 +406,8 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
         {"quantisation": "int3"},
         {"schedule": "steps"},
         {"dpo_robust": 0.5},
+        {"dpo_imitate": -0.1},
+        {"kto_imitate": -0.1},
         {"kto_lr": 0.0},
         {"kto_share": 0.0},
         {"sft_share": -1.0},
@@ -415,6 +417,14 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_misconfigurations(wrong: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured):
         parse(Options, wrong)
+
+
+def test_each_stage_imitates_what_its_own_option_says() -> None:
+    from daemon.training.plan import Plan
+
+    options = parse(Options, {"dpo_imitate": 0.5, "kto_imitate": 2.0})
+    found = [Plan.of(options, name, 60, 4, seed=1, gpu=False).imitate for name in ("sft", "dpo", "kto")]
+    assert found == [0.0, 0.5, 2.0]
 
 
 def test_ratings_are_interleaved_and_no_batch_has_one_row_or_one_label() -> None:

@@ -56,7 +56,7 @@ def plan(name: str, **more: Any) -> Any:
     from daemon.training.plan import Plan
 
     plain = {"epochs": 2.0, "lr": 1e-2, "batch": 6, "micro": 6, "warmup": 0.0, "schedule": "cosine"}
-    plain |= {"weight_decay": 0.0, "beta": 0.5, "robust": 0.1, "save_steps": 0, "seed": 3, "gpu": False}
+    plain |= {"weight_decay": 0.0, "beta": 0.5, "robust": 0.1, "save_steps": 0, "seed": 3, "gpu": False, "imitate": 0.5}
     return Plan(**{**plain, "name": name, **more})
 
 
@@ -71,7 +71,7 @@ def samples(weights: Sequence[float] = (1.0,) * 6) -> list[Any]:
     return evened(made, [1] * len(made))
 
 
-def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6) -> Any:
+def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6, **more: Any) -> Any:
     """An objective whose reference is the model with a weaker adapter."""
     import torch
 
@@ -87,7 +87,7 @@ def task(name: str, rows: Sequence[Any], model: Any, micro: int = 6) -> Any:
         made = [[found[sum(sizes[:n]) + place] - 0.5 * place for place in range(size)] for n, size in enumerate(sizes)]
         return [[value + 0.1 * n for value in values] for n, values in enumerate(made)]
 
-    return objectives.load(name).task(rows, Setting(plan(name, micro=micro), read, ask, torch.device("cpu")))
+    return objectives.load(name).task(rows, Setting(plan(name, micro=micro, **more), read, ask, torch.device("cpu")))
 
 
 def gradient(model: Any, task: Any, rows: Sequence[int], micro: int) -> Any:
@@ -172,6 +172,24 @@ def test_a_micro_batch_changes_no_gradient(base: Ref, name: str) -> None:
     parts = gradient(model, task(name, samples(), model, micro=2), list(range(6)), 2)
     assert float(whole.norm()) > 1e-3
     assert float((whole - parts).norm()) < 1e-5 * float(whole.norm())
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_what_is_preferred_is_imitated_besides_as_answers_alone_would_be(base: Ref, name: str) -> None:
+    """Rows weigh 1, 2, 1, 1, 1, 1: the mean is over the tokens of the answers that are liked."""
+    import torch
+
+    model, rows = opened(base), samples([1.0, 2.0, 1.0, 1.0, 3.0, 1.0])
+    without, besides = (
+        gradient(model, task(name, rows, model, imitate=strength), list(range(6)), 6) for strength in (0.0, 2.0)
+    )
+    liked = [one for one in rows if one.label or name == "dpo"]
+    tokens = sum(one.weight * len(one.answer) for one in liked)
+    alone = task("sft", liked, model)
+    imitated = 2.0 * gradient(model, alone, list(range(len(liked))), 6) * sum(alone.sizes) / tokens
+    assert min(float(imitated.norm()), float(without.norm())) > 1e-3
+    assert float((besides - without - imitated).norm()) < 1e-5 * float(besides.norm())
+    assert not torch.equal(besides, without)
 
 
 @pytest.mark.parametrize("micro", [10, 3])
@@ -310,7 +328,7 @@ def test_the_reference_is_asked_once_about_every_answer(base: Ref, tmp_path: Pat
 def test_losses_are_what_their_papers_say() -> None:
     import torch
 
-    from daemon.training.objectives import dpo, kto, sft
+    from daemon.training.objectives import dpo, imitation, kto, sft
 
     one, two = torch.ones(1), torch.ones(2)
     assert float(sft.loss(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 0.5]))) == 3.5
@@ -327,8 +345,23 @@ def test_losses_are_what_their_papers_say() -> None:
     assert float(at_zero) == pytest.approx(1.0)
     apart = kto.loss(torch.tensor([2.5, 0.5]), liked, two, torch.tensor(1.5), beta=1.0)
     assert float(apart) == pytest.approx(2 * (1 - 1 / (1 + math.exp(-1))))
-    assert kto.balanced([1.0, 1.0, 2.0], [True, True, False]) == [1.0, 1.0, 2.0]
-    assert kto.balanced([1.0, 1.0, 6.0], [True, True, False]) == [3.0, 3.0, 6.0]
+    assert float(imitation.loss(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 0.2]), strength=2.0)) == 3.0
+    assert imitation.shares([1.0, 1.0, 2.0], [2, 3, 4], [True, False, True]) == [0.4, 0.0, 0.8]
+    assert imitation.shares([1.0, 1.0], [2, 3], [False, False]) == [0.0, 0.0]
+    new, labels = [False] * 3, [True, True, False]
+    assert kto.balanced([1.0, 1.0, 2.0], labels, new) == [1.0, 1.0, 2.0]
+    assert kto.balanced([1.0, 1.0, 6.0], labels, new) == [3.0, 3.0, 6.0]
+
+
+def test_ratings_are_balanced_within_the_new_and_within_the_replayed_ones() -> None:
+    from daemon.training.objectives.kto import balanced
+
+    old = [False, False, False, True, True, True]
+    labels = [True, False, False, True, True, False]
+    assert balanced([1.0, 2.0, 2.0, 3.0, 3.0, 1.0], labels, old) == [4.0, 2.0, 2.0, 3.0, 3.0, 6.0]
+    complaints = [False, False, False, True, True, False]  # nothing new was praised: 6 praise, 6 complaints in all
+    assert balanced([1.0, 2.0, 2.0, 3.0, 3.0, 1.0], complaints, old) == [1.0, 2.0, 2.0, 3.0, 3.0, 1.0]
+    assert balanced([1.0, 2.0], [True, True], [False, False]) == [1.0, 2.0]
 
 
 def test_an_epoch_shows_every_row_once_in_steps_of_nearly_equal_size_with_both_labels() -> None:
@@ -421,6 +454,35 @@ def test_the_gradients_are_those_of_trl(tmp_path: Path) -> None:
     assert run["kto_zero"] > 0.1
     claims = training_equal.claimed([run])
     assert [claim.claim for claim in claims if not claim.holds] == []
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_what_is_imitated_besides_is_the_same_with_trl(name: str, tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import objectives, packing, stages
+    from daemon.training.task import Setting
+    from daemon.transformers_model import open_tokenizer
+    from tests.benchmarks import _training as shared
+    from tests.benchmarks.training_equal import Catch, flat
+
+    ref, rows = shared.build(shared.SMALL, tmp_path / "base", 1), shared.samples(shared.SMALL, 6, 1)
+    wanted = plan(name, epochs=1.0, lr=1e-9, schedule="constant", imitate=2.0, robust=0.0)
+    trainer = getattr(stages, name)(shared.model(ref, 1), open_tokenizer(ref), rows, wanted, tmp_path / "trl")
+    catch = Catch()
+    trainer.add_callback(catch)
+    shared.quiet(trainer).train()
+    model = shared.model(ref, 1)
+    read = packing.reader(model, PAD)
+
+    def ask(documents: Any) -> list[list[float]]:
+        """No answer has gained anything yet, and so the point from which gains are judged is 0."""
+        with torch.no_grad():
+            return [[float(read(model, [(prompt, [one])]).sum()) for one in answers] for prompt, answers in documents]
+
+    made = objectives.load(name).task(rows, Setting(wanted, read, ask, model.device))
+    (made.loss(model, list(range(6))) / 6).backward()
+    assert float(torch.cosine_similarity(flat(model).double(), catch.found.double(), dim=0)) > 0.999
 
 
 def test_what_the_user_changed_counts_more_and_the_correction_counts_the_same() -> None:

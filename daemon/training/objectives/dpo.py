@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from daemon.training import reference
+from daemon.training.objectives import imitation
 from daemon.training.packing import Document
 from daemon.training.task import Setting, Task
 from daemon.training.tokens import Sample
@@ -31,10 +32,17 @@ def task(samples: Sequence[Sample], setting: Setting) -> Task:
     documents: list[Document] = [(one.prompt, [one.answer, one.rejected]) for one in samples]
     known = torch.tensor(setting.ask(documents), device=setting.device)
     weights = torch.tensor([one.weight for one in samples], device=setting.device)
+    chosen = torch.tensor(
+        imitation.shares([one.weight for one in samples], [len(one.answer) for one in samples], [True] * len(samples)),
+        device=setting.device,
+    )
 
     def summed(model: Any, rows: Sequence[int]) -> torch.Tensor:
         some = [documents[row] for row in rows]
-        gains = known[rows] - reference.summed(setting.read(model, some), some).view(-1, 2)
-        return loss(gains[:, 0] - gains[:, 1], weights[rows], beta=setting.plan.beta, flipped=setting.plan.robust)
+        nats = reference.summed(setting.read(model, some), some).view(-1, 2)
+        gains = known[rows] - nats
+        plan = setting.plan
+        judged = loss(gains[:, 0] - gains[:, 1], weights[rows], beta=plan.beta, flipped=plan.robust)
+        return judged + imitation.loss(nats[:, 0], chosen[rows], strength=plan.imitate)
 
     return Task(summed, [1] * len(samples))

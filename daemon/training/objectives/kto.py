@@ -3,12 +3,14 @@
 Called by `daemon.training.packed`. Ethayarajh et al. 2024 (arXiv 2402.01306), equations 7 and 8.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from daemon.training import reference
+from daemon.training.objectives import imitation
 from daemon.training.packing import Document
 from daemon.training.task import Setting, Task
 from daemon.training.tokens import Sample, partners
@@ -32,12 +34,19 @@ def loss(
     return ((1 - torch.sigmoid(beta * sign * (gains - origin))) * weights).sum()
 
 
-def balanced(weights: Sequence[float], liked: Sequence[bool]) -> list[float]:
-    """The weights with the lighter label's raised until both labels weigh the same."""
-    good = sum(weight for weight, yes in zip(weights, liked, strict=True) if yes)
-    bad = sum(weights) - good
-    factor = {True: max(1.0, bad / good), False: max(1.0, good / bad)} if good and bad else {True: 1.0, False: 1.0}
-    return [weight * factor[yes] for weight, yes in zip(weights, liked, strict=True)]
+def balanced(weights: Sequence[float], liked: Sequence[bool], replayed: Sequence[bool]) -> list[float]:
+    """The weights with the lighter label's raised until both weigh the same, within new and within replayed ratings: else
+    old praise would raise the complaints about something new above its praise. Where one of the two has but one label,
+    it is done over all together.
+    """
+    rows = [*zip(weights, liked, replayed, strict=True)]
+    apart = all(
+        len({yes for yes, mine in zip(liked, replayed, strict=True) if mine is old}) != 1 for old in (True, False)
+    )
+    sums: dict[tuple[bool, bool], float] = defaultdict(float)
+    for weight, yes, old in rows:
+        sums[yes, old and apart] += weight
+    return [weight * max(1.0, sums[not yes, old and apart] / sums[yes, old and apart]) for weight, yes, old in rows]
 
 
 def task(samples: Sequence[Sample], setting: Setting) -> Task:
@@ -50,7 +59,14 @@ def task(samples: Sequence[Sample], setting: Setting) -> Task:
     liked = torch.tensor([one.label for one in samples], device=setting.device)
     plain = torch.tensor([one.weight for one in samples], device=setting.device)
     weights = torch.tensor(
-        balanced([one.weight for one in samples], [one.label for one in samples]), device=setting.device
+        balanced([one.weight for one in samples], [one.label for one in samples], [one.replayed for one in samples]),
+        device=setting.device,
+    )
+    praise = torch.tensor(
+        imitation.shares(
+            [one.weight for one in samples], [len(one.answer) for one in samples], [one.label for one in samples]
+        ),
+        device=setting.device,
     )
     origin = torch.zeros((), device=setting.device)
 
@@ -65,7 +81,8 @@ def task(samples: Sequence[Sample], setting: Setting) -> Task:
 
     def summed(model: Any, rows: Sequence[int]) -> torch.Tensor:
         some = [documents[row] for row in rows]
-        gains = known[rows, 0] - reference.summed(setting.read(model, some), some)
-        return loss(gains, liked[rows], weights[rows], origin, beta=setting.plan.beta)
+        nats = reference.summed(setting.read(model, some), some)
+        judged = loss(known[rows, 0] - nats, liked[rows], weights[rows], origin, beta=setting.plan.beta)
+        return judged + imitation.loss(nats, praise[rows], strength=setting.plan.imitate)
 
     return Task(summed, [1] * len(samples), before)
