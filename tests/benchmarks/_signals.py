@@ -21,7 +21,7 @@ from tests.benchmarks import _lasting as lasting  # first: it sets the environme
 
 # isort: split
 import torch
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from daemon import models, schema
@@ -33,6 +33,7 @@ from daemon.training import lora
 from feedback import dataset, db, quarantine, store
 from feedback.ingest import Ingest
 from feedback.records import DeploymentRules, RecordSettings
+from feedback.tables import DeadLetter
 from policies.mixture import quotas
 from policies.policy import Policy
 from tests import tiny
@@ -205,7 +206,8 @@ def _ingest(engine: Engine, source: FakeSource, part: Sequence[Mapping[str, Any]
         source.put(json.dumps({**body, **more, "model_version": champion.name}).encode())
     report = Ingest(engine, source, RULES, lambda: START + (before + len(part)) * STEP, wait_seconds=0.0).step()
     if report.stored != len(part):
-        raise ValueError(f"{report.stored} of {len(part)} records were stored")
+        letters = db.read(engine, lambda s: [(row.reason, row.field, row.body) for row in s.scalars(select(DeadLetter))])
+        raise ValueError(f"{report.stored} of {len(part)} records were stored: {letters}")
 
 
 def _built(

@@ -5,6 +5,7 @@ Called by `daemon.training.packed`. Ethayarajh et al. 2024 (arXiv 2402.01306), e
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,40 +50,75 @@ def balanced(weights: Sequence[float], liked: Sequence[bool], replayed: Sequence
     return [weight * max(1.0, sums[not yes, old and apart] / sums[yes, old and apart]) for weight, yes, old in rows]
 
 
-def task(samples: Sequence[Sample], setting: Setting) -> Task:
-    """Ratings, divided by their number; the zero is estimated once a step, on all of its rows."""
-    others = partners(samples)
-    documents: list[Document] = [(one.prompt, [one.answer]) for one in samples]
-    mismatched: list[Document] = [(one.prompt, [other]) for one, other in zip(samples, others, strict=True)]
-    both: list[Document] = [(one.prompt, [one.answer, other]) for one, other in zip(samples, others, strict=True)]
-    known = torch.tensor(setting.ask(both), device=setting.device)
-    liked = torch.tensor([one.label for one in samples], device=setting.device)
-    plain = torch.tensor([one.weight for one in samples], device=setting.device)
-    weights = torch.tensor(
-        balanced([one.weight for one in samples], [one.label for one in samples], [one.replayed for one in samples]),
-        device=setting.device,
-    )
-    praise = torch.tensor(
-        imitation.shares(
-            [one.weight for one in samples], [len(one.answer) for one in samples], [one.label for one in samples]
-        ),
-        device=setting.device,
-    )
-    origin = torch.zeros((), device=setting.device)
+@dataclass(slots=True)
+class Rated:
+    """Rated answers as a step reads them, and the step's zero, which is estimated on all of its rows by answers to other
+    prompts. `known`: (samples, 2) reference's nats of the rated and the other answer; `step`: the rows of a step whose
+    zero isn't known yet.
+    """
 
-    def before(model: Any, rows: Sequence[int]) -> None:
-        micro = setting.plan.micro
-        nats = [
-            value
-            for start in range(0, len(rows), micro)
-            for value in reference.totals(model, setting.read, [mismatched[row] for row in rows[start : start + micro]])
-        ]
-        origin.copy_(zero(known[rows, 1] - torch.tensor(nats, device=setting.device), plain[rows]))
+    samples: Sequence[Sample]
+    others: Sequence[Sequence[int]]
+    setting: Setting
+    known: torch.Tensor
+    plain: torch.Tensor
+    zero: torch.Tensor
+    step: list[int] = field(default_factory=list)
+
+    def begin(self, _: Any, rows: Sequence[int]) -> None:
+        """A step of these rows comes."""
+        self.step[:] = rows
+
+    def gains(self, model: Any, rows: Sequence[int]) -> torch.Tensor:
+        """(rows,) nats that rated answers gained on the reference, the step's zero having been found: with them where all
+        rows come at once, so that no prompt is read twice.
+        """
+        if rows != self.step:
+            if self.step:
+                self._estimate(model)
+            alone = [(self.samples[row].prompt, [self.samples[row].answer]) for row in rows]
+            return self.known[rows, 0] - self._nats(model, alone)
+        both = [(self.samples[row].prompt, [self.samples[row].answer, self.others[row]]) for row in rows]
+        gains = self.known[rows] - self._nats(model, both).view(-1, 2)
+        self._found(rows, gains[:, 1])
+        return gains[:, 0]
+
+    @torch.no_grad()
+    def _estimate(self, model: Any) -> None:
+        rows, micro = [*self.step], self.setting.plan.micro
+        documents: list[Document] = [(self.samples[row].prompt, [self.others[row]]) for row in rows]
+        parts = [documents[start : start + micro] for start in range(0, len(rows), micro)]
+        self._found(rows, self.known[rows, 1] - torch.cat([self._nats(model, part) for part in parts]))
+
+    def _found(self, rows: Sequence[int], gains: torch.Tensor) -> None:
+        self.zero.copy_(zero(gains, self.plain[rows]))
+        self.step.clear()
+
+    def _nats(self, model: Any, documents: Sequence[Document]) -> torch.Tensor:
+        return reference.summed(self.setting.read(model, documents), documents)
+
+
+def task(samples: Sequence[Sample], setting: Setting) -> Task:
+    """Ratings, divided by their number."""
+    others, place = partners(samples), setting.device
+    labels, plain = [one.label for one in samples], [one.weight for one in samples]
+    known = setting.ask([(one.prompt, [one.answer, other]) for one, other in zip(samples, others, strict=True)])
+    weights = torch.tensor(balanced(plain, labels, [one.replayed for one in samples]), device=place)
+    praise = torch.tensor(imitation.shares(plain, [len(one.answer) for one in samples], labels), device=place)
+    liked = torch.tensor(labels, device=place)
+    rated = Rated(
+        samples,
+        others,
+        setting,
+        torch.tensor(known, device=place),
+        torch.tensor(plain, device=place),
+        torch.zeros((), device=place),
+    )
 
     def summed(model: Any, rows: Sequence[int]) -> torch.Tensor:
-        some = [documents[row] for row in rows]
-        nats = reference.summed(setting.read(model, some), some)
-        judged = loss(known[rows, 0] - nats, liked[rows], weights[rows], origin, beta=setting.plan.beta)
+        gains = rated.gains(model, rows)
+        judged = loss(gains, liked[rows], weights[rows], rated.zero, beta=setting.plan.beta)
+        nats = rated.known[rows, 0] - gains
         return judged + imitation.loss(nats, praise[rows], strength=setting.plan.imitate)
 
-    return Task(summed, [1] * len(samples), before)
+    return Task(summed, [1] * len(samples), rated.begin)
