@@ -206,7 +206,9 @@ def _ingest(engine: Engine, source: FakeSource, part: Sequence[Mapping[str, Any]
         source.put(json.dumps({**body, **more, "model_version": champion.name}).encode())
     report = Ingest(engine, source, RULES, lambda: START + (before + len(part)) * STEP, wait_seconds=0.0).step()
     if report.stored != len(part):
-        letters = db.read(engine, lambda s: [(row.reason, row.field, row.body) for row in s.scalars(select(DeadLetter))])
+        letters = db.read(
+            engine, lambda s: [(row.reason, row.field, row.body) for row in s.scalars(select(DeadLetter))]
+        )
         raise ValueError(f"{report.stored} of {len(part)} records were stored: {letters}")
 
 
