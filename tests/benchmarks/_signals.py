@@ -78,8 +78,9 @@ class Asked:
 
     @property
     def other(self) -> str:
-        """The first drawn answer that says anything, and something else than the served one ("": none does)."""
-        return next((text for text in self.said if normalise(text) not in ("", normalise(self.said[0]))), "")
+        """The first drawn answer that can be sent and says anything else than the served one ("": none does)."""
+        said = (text for text in self.said if text.isprintable())  # a drawn byte may be a control character
+        return next((text for text in said if normalise(text) not in ("", normalise(self.said[0]))), "")
 
 
 def course(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
@@ -130,7 +131,11 @@ def _asked(champion: Ref, queries: Sequence[Query], seed: int) -> list[Asked]:
 
 def _told(signal: str, plan: Plan, asked: Sequence[Asked], seed: int) -> tuple[list[dict[str, Any]], ...]:
     """(old, new) records: the old ones about known domains, the new ones mostly about the rated one."""
-    usable = [each for each in asked if normalise(each.said[0]) and (signal != "pairs" or each.other)]
+    usable = [
+        each
+        for each in asked
+        if each.said[0].isprintable() and normalise(each.said[0]) and (signal != "pairs" or each.other)
+    ]
     rated = iter([each for each in usable if each.query.domain == RATED])
     others = iter([each for each in usable if each.query.domain != RATED])
     of_rated = round(plan.rated * plan.records)
