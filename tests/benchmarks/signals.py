@@ -5,10 +5,10 @@ Owns: the table, the claims, the picture. Refuses to know how records come about
 
 A model knows three domains of banking77 and has seen little of a fourth, the rated one. Its users send so many records of
 one signal, three quarters of them about that domain; as many old ones are there to be replayed. The update is the
-product's, with the policy's options that `OPTIONS` names for a model of two layers. They are of a few that were tried for
-thumbs and corrections on seed 0, and looked at again on seed 1, on training queries that nobody was asked (`--validate`);
-the rate for pairs is older than these: answers are short, so that a beta of 0.1 would lower what
-was complained of without end; praise is imitated besides; what is held, and what is too surprising to be learned, keeps
+product's, with the policy's options that `OPTIONS` names for a model of two layers. They are of a few that were tried on
+seed 0, for thumbs and corrections also looked at on seed 1, on training queries that nobody was asked (`--validate`). Answers
+are short, so that a beta of 0.1 would lower what was complained of without end; praised and preferred answers are imitated
+besides; what is held, and what is too surprising to be learned, keeps
 false corrections from teaching. The line `praise` makes no claim: it is the thumbs again with KTO switched off, so that
 praised answers are imitated and complaints are left unread.
 A claim is about all seeds together, by a 95 % interval over seeds and test queries (`pooled`): the lower bound of the gain
@@ -39,7 +39,8 @@ from tests.benchmarks._signals import PRAISE, RATED, SIGNALS, Plan
 
 # Corrections are imitated alone, as was tried: the pairs that they make besides are fewer than `dpo_minimum`.
 OPTIONS = {
-    **{"sft_lr": 2.5e-3, "sft_hold": 0.5, "sft_mask": 100.0, "dpo_lr": 5e-4, "dpo_minimum": 260},
+    **{"sft_lr": 2.5e-3, "sft_hold": 0.5, "sft_mask": 100.0, "dpo_minimum": 260},
+    **{"dpo_lr": 2.5e-3, "dpo_epochs": 3.0, "dpo_beta": 1.0, "dpo_imitate": 3.0},
     **{"kto_lr": 2.5e-3, "kto_epochs": 3.0, "kto_beta": 1.0, "kto_imitate": 3.0, "threads": 1, "save_steps": 0},
 }
 FULL = Plan(OPTIONS)
