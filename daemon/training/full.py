@@ -60,13 +60,13 @@ class Options:
     dpo_lr: float = 5e-6
     dpo_beta: float = 0.1
     dpo_robust: float = 0.1
-    dpo_imitate: float = 0.0
+    dpo_imitate: float = 1.0
     kto: bool = True
     kto_minimum: int = 50
     kto_epochs: float = 1.0
     kto_lr: float = 5e-6
     kto_beta: float = 0.1
-    kto_imitate: float = 0.0
+    kto_imitate: float = 1.0
     favour_new: float = 1.3
     merge: float = 1.0
     imitate_positives: bool = True

@@ -89,13 +89,13 @@ class Options:
     dpo_lr: float = 2e-5
     dpo_beta: float = 0.1
     dpo_robust: float = 0.1
-    dpo_imitate: float = 0.0
+    dpo_imitate: float = 1.0
     kto: bool = True
     kto_minimum: int = 50
     kto_epochs: float = 1.0
     kto_lr: float = 2e-5
     kto_beta: float = 0.1
-    kto_imitate: float = 0.0
+    kto_imitate: float = 1.0
     mixed: bool = False
     sft_share: float = 1.0
     dpo_share: float = 1.0

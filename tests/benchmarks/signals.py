@@ -6,11 +6,11 @@ Owns: the table, the claims, the picture. Refuses to know how records come about
 A model knows three domains of banking77 and has seen little of a fourth, the rated one. Its users send so many records of
 one signal, three quarters of them about that domain; as many old ones are there to be replayed. The update is the
 product's, with the policy's options that `OPTIONS` names for a model of two layers. They are of a few that were tried on
-seed 0, for thumbs and corrections also looked at on seed 1, on training queries that nobody was asked (`--validate`). Answers
-are short, so that a beta of 0.1 would lower what was complained of without end; praised and preferred answers are imitated
-besides; what is held, and what is too surprising to be learned, keeps
-false corrections from teaching. The line `praise` makes no claim: it is the thumbs again with KTO switched off, so that
-praised answers are imitated and complaints are left unread.
+seed 0, for thumbs and corrections also looked at on seed 1, on training queries that nobody was asked (`--validate`).
+Answers are short, so that a beta of 0.1 would lower what was complained of without end; praised and preferred answers are
+imitated besides; what is held, and what is too surprising to be learned, keeps false corrections from teaching. The line
+`praise` makes no claim: it is the thumbs again with KTO switched off, so that praised answers are imitated and complaints
+are left unread.
 A claim is about all seeds together, by a 95 % interval over seeds and test queries (`pooled`): the lower bound of the gain
 on the rated domain is above 0, the upper bound of the loss on the others together is within the regression gate's margin.
 Three seeds say little of how updates differ: so the table has the worst one, too, and what its own queries prove of it.

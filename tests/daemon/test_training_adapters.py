@@ -337,6 +337,7 @@ def test_pairs_are_learned_from_by_other_kinds_and_the_reference_is_where_the_st
 ) -> None:
     lines = [line("pair", SKY, "red", rejected="blue")] * 12
     more = {"dpo": True, "dpo_minimum": 8, "dpo_lr": 5e-2 if kind == "prompt" else 2e-3, "dpo_epochs": 8, "sft": False}
+    more |= {"dpo_imitate": 0.0}
     stage = world.done(f"pairs-{kind}", lines, kind=kind, **more)["metrics"]["stages"]["dpo"]
     assert stage["loss_first"] == pytest.approx(0.693, abs=1e-3)
     assert stage["loss_last"] < 0.5

@@ -120,6 +120,7 @@ def test_pairs_and_ratings_move_the_model_their_way(world: World) -> None:
     pairs = [line("pair", SKY, "red", rejected="blue")] * 12
     rated = [line("kto", SKY, "green", label=False), line("kto", "what colour is blood", "red", label=True)] * 8
     more = {"dpo": True, "dpo_minimum": 8, "dpo_lr": 1e-3, "kto": True, "kto_minimum": 8, "kto_lr": 1e-3}
+    more |= {"dpo_imitate": 0.0, "kto_imitate": 0.0}
     assert world.train("preferences", pairs + rated, **more).state == "done", world.jobs.find("preferences").error
     stages = world.jobs.result("preferences")["metrics"]["stages"]
     assert list(stages) == ["dpo", "kto"]

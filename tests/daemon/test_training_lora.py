@@ -285,6 +285,7 @@ def test_pairs_and_ratings_move_the_model_their_way(learned: World, engine: str)
     ratings = [line("kto", LEGS, "four", label=False), line("kto", "what colour is grass", "green", label=True)] * 8
     more = {"dpo": True, "dpo_minimum": 8, "dpo_lr": 2e-3, "dpo_epochs": 3}
     more |= {"kto": True, "kto_minimum": 8, "kto_lr": 2e-3, "kto_epochs": 3}
+    more |= {"dpo_imitate": 0.0, "kto_imitate": 0.0}
     view = learned.train(key, pairs + ratings, **more, engine=engine)
     assert view.state == "done", view.error
     assert learned.stage(key, "dpo")["loss_first"] == pytest.approx(math.log(2), abs=1e-4)
