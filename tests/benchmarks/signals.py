@@ -58,7 +58,9 @@ def main() -> int:
     """Run it; 0 when every claim holds."""
     parser = argparse.ArgumentParser(prog="signals", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="one seed, 200 records of a signal: too few to prove a gain")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, 200 records of a signal: too few to prove a gain"
+    )
     parser.add_argument("--validate", action="store_true", help="test on training queries that nobody was asked")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
