@@ -40,6 +40,7 @@ def test_the_lifecycle_diagram_is_the_table() -> None:
     assert lifecycle.diagram() in README, "run: python -c 'from policies.lifecycle import diagram; print(diagram())'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["learnd", "learnctl"])
 def test_every_command_is_in_the_readme(tool: str) -> None:
     listed = commands_of(tool)
@@ -56,6 +57,7 @@ def test_every_make_target_in_the_readme_exists() -> None:
         assert f"make {name}" in README, f"make {name} is not in the README"
 
 
+@pytest.mark.slow
 def test_every_command_in_the_readme_exists() -> None:
     known = {tool: {" ".join(c) for c in commands_of(tool)} for tool in ("learnd", "learnctl")}
     for tool, name in re.findall(r"^\$ (learnd|learnctl)(?: --config \S+)? ([a-z-]+)", README, re.MULTILINE):

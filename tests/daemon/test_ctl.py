@@ -410,6 +410,7 @@ def test_every_command_teaches_by_its_help_and_takes_json() -> None:
         assert "--json" in text, command
 
 
+@pytest.mark.slow
 def test_no_heavy_library_is_imported_to_look_at_the_status() -> None:
     heavy = "('torch', 'transformers', 'scipy', 'pandas', 'evidently', 'fastapi', 'kafka')"
     code = f"import sys, daemon.ctl; sys.exit(' '.join(m for m in {heavy} if m in sys.modules) or 0)"

@@ -129,6 +129,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_steady_month_never_alarms_and_is_looked_at_once_a_block(place: Place) -> None:
     looks = 0
     for _ in range(30):
