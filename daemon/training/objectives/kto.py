@@ -75,7 +75,7 @@ class Rated:
         """
         if rows != self.step:
             if self.step:
-                self._estimate(model)
+                self._estimate(model, len(rows))
             alone = [(self.samples[row].prompt, [self.samples[row].answer]) for row in rows]
             return self.known[rows, 0] - self._nats(model, alone)
         both = [(self.samples[row].prompt, [self.samples[row].answer, self.others[row]]) for row in rows]
@@ -84,8 +84,8 @@ class Rated:
         return gains[:, 0]
 
     @torch.no_grad()
-    def _estimate(self, model: Any) -> None:
-        rows, micro = [*self.step], self.setting.plan.micro
+    def _estimate(self, model: Any, micro: int) -> None:
+        rows = [*self.step]  # as many at once as the step has room for: fewer, where a GPU had none for all
         documents: list[Document] = [(self.samples[row].prompt, [self.others[row]]) for row in rows]
         parts = [documents[start : start + micro] for start in range(0, len(rows), micro)]
         self._found(rows, self.known[rows, 1] - torch.cat([self._nats(model, part) for part in parts]))
