@@ -14,7 +14,10 @@ import torch
 
 from daemon.decoding import unwrapped
 
-LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # at once: what a cache, or a GPU's spare memory, has room for
+# Tokens and words of the vocabulary at once: what a core's cache has room for; a GPU takes all words of as many tokens as
+# its spare memory has room for.
+TILES = {"cpu": (512, 2048), "cuda": (0, 0)}
+LOGITS = 1 << 27
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 
 
@@ -32,10 +35,21 @@ def weight(model: Any) -> torch.Tensor | None:
     return None if any(getattr(config, name, None) is not None for name in SCALED) else found
 
 
-def nats(states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(n,) float32 negative log-likelihoods of the labels: (n, width) states, (vocabulary, width) frozen weight."""
-    told: torch.Tensor = _Nats.apply(states, weight, labels)
-    return told
+def nats(
+    states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, learned: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(n,) float32 negative log-likelihoods of the labels: (n, width) states, (vocabulary, width) frozen weight.
+
+    `learned`: (n,) which of them have a gradient (None: all).
+    """
+    if learned is None:
+        told: torch.Tensor = _Nats.apply(states, weight, labels)
+        return told
+    some, others = learned.nonzero().squeeze(1), (~learned).nonzero().squeeze(1)
+    with torch.no_grad():
+        known = _Nats.apply(states.index_select(0, others), weight, labels[others])
+    mine = _Nats.apply(states.index_select(0, some), weight, labels[some])
+    return torch.cat([mine, known]).index_select(0, torch.cat([some, others]).argsort())
 
 
 class _Nats(torch.autograd.Function):
@@ -43,18 +57,13 @@ class _Nats(torch.autograd.Function):
     def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         told = torch.empty(len(states), device=states.device)
         slopes = torch.empty_like(states) if ctx.needs_input_grad[0] else None
-        size = max(1, LOGITS.get(states.device.type, LOGITS["cpu"]) // len(weight))
-        for start in range(0, len(states), size):
-            some = slice(start, start + size)
-            made = states[some] @ weight.T
-            logits, label = made.float(), labels[some].unsqueeze(1)
-            top, wanted = logits.amax(1, keepdim=True), logits.gather(1, label)
-            shares = logits.sub_(top).exp_()
-            total = shares.sum(1, keepdim=True)
-            told[some] = (top + total.log() - wanted).squeeze(1)
+        rows, tile = TILES.get(states.device.type, TILES["cpu"])
+        rows = rows or max(1, LOGITS // len(weight))
+        for start in range(0, len(states), rows):
+            some = slice(start, start + rows)
+            told[some], slope = _part(states[some], weight, labels[some], tile or len(weight), slopes is not None)
             if slopes is not None:
-                shares.div_(total).scatter_add_(1, label, shares.new_full(label.shape, -1.0))
-                slopes[some] = shares.to(made.dtype) @ weight
+                slopes[some] = slope
         ctx.save_for_backward(slopes)
         return told
 
@@ -63,3 +72,34 @@ class _Nats(torch.autograd.Function):
     def backward(ctx: Any, costs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         return slopes * costs.unsqueeze(1).to(slopes.dtype), None, None
+
+
+def _part(
+    states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, tile: int, sloped: bool
+) -> tuple[torch.Tensor, Any]:
+    """(rows,) costs, and what they do to the states, over the vocabulary in tiles: sums so far are scaled down where a
+    likelier token is met (Milakov and Gimelshein 2018, arXiv 1805.02867).
+    """
+    label, count = labels.unsqueeze(1), len(states)
+    top = states.new_full((count, 1), -torch.inf, dtype=torch.float32)
+    total, wanted = torch.zeros_like(top), torch.zeros_like(top)
+    pulled = torch.zeros(states.shape, device=states.device) if sloped else None
+    for start in range(0, len(weight), tile):
+        part = weight[start : start + tile]
+        made = states @ part.T
+        logits, place = made.float(), label - start
+        told = logits.gather(1, place.clamp(0, len(part) - 1))
+        wanted = torch.where((place >= 0) & (place < len(part)), told, wanted)
+        peak = torch.maximum(top, logits.amax(1, keepdim=True))
+        shrunk, top = (top - peak).exp_(), peak
+        shares = logits.sub_(peak).exp_()
+        total.mul_(shrunk).add_(shares.sum(1, keepdim=True))
+        if pulled is not None:
+            pulled.mul_(shrunk)
+            if made.dtype == torch.float32:
+                pulled.addmm_(shares, part)
+            else:
+                pulled.add_(shares.to(made.dtype) @ part)
+    if pulled is not None:
+        pulled.div_(total).sub_(weight[labels])
+    return (top + total.log() - wanted).squeeze(1), pulled

@@ -99,7 +99,9 @@ def fit(
     Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a micro-batch.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
+    optimiser = torch.optim.AdamW(
+        trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas, fused=True
+    )
     done, losses = _resume(model, optimiser, folder)
     fitted = Fitted(len(steps), sum(lengths[row] for rows in steps for row in rows), resumed=done > 0)
     model.train()

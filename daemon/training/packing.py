@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from daemon.decoding import head_skips, left_padded, opening, unwrapped, virtual_tokens
-from daemon.training import head, low_rank
+from daemon.training import head, last_layer, low_rank, norms
 from daemon.transformers_model import answer_logits
 
 Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
@@ -32,8 +32,12 @@ FOREIGN = ("softcap", "s_aux", "position_bias", "attention_bias")  # what our at
 class Reader(Protocol):
     """Reads documents with a model: what `cost` makes of every answer token, in the order of the documents."""
 
-    def __call__(self, model: Any, documents: Sequence[Document], cost: Cost = ...) -> torch.Tensor:
-        """(answer tokens,) nats, where `cost` is the usual one."""
+    def __call__(
+        self, model: Any, documents: Sequence[Document], cost: Cost = ..., *, learned: Sequence[bool] | None = ...
+    ) -> torch.Tensor:
+        """(answer tokens,) nats, where `cost` is the usual one. `learned`: of which answers a gradient is asked for (None:
+        all); the others may come without one.
+        """
         ...
 
 
@@ -166,7 +170,9 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, _no_mask)
 
 
-def packed(model: Any, documents: Sequence[Document], cost: Cost = nats) -> torch.Tensor:
+def packed(
+    model: Any, documents: Sequence[Document], cost: Cost = nats, *, learned: Sequence[bool] | None = None
+) -> torch.Tensor:
     """What answers cost a model whose attention is ours."""
     layout, more = pack(documents, model.device), dict[str, Any]()
     before = virtual_tokens(model)
@@ -175,17 +181,33 @@ def packed(model: Any, documents: Sequence[Document], cost: Cost = nats) -> torc
         more["past_key_values"], _ = opening(model, layout=alone)
         model = unwrapped(model)
     more |= {"input_ids": layout.tokens, "position_ids": layout.positions + before, "layout": layout}
-    weight = head.weight(model) if cost is nats else None
+    weight, short = head.weight(model) if cost is nats else None, last_layer.shortened(model)
     if weight is not None:
-        states = unwrapped(model).base_model(use_cache=False, **more).last_hidden_state
-        return head.nats(states.flatten(0, 1).index_select(0, layout.keep), weight, layout.labels)
-    short = head_skips(model)
-    more |= {"logits_to_keep": layout.keep} if short else {}
+        states = unwrapped(model).base_model(use_cache=False, **more).last_hidden_state.flatten(0, 1)
+        states = states if short else states.index_select(0, layout.keep)
+        return head.nats(states, weight, layout.labels, _tokens(documents, learned, model.device))
+    if head_skips(model) and not short:
+        more, short = more | {"logits_to_keep": layout.keep}, True
     logits = model(use_cache=False, **more).logits.flatten(0, 1)
     return cost((logits if short else logits[layout.keep]).float(), layout.labels)
 
 
-def padded(model: Any, documents: Sequence[Document], cost: Cost = nats, *, pad: int) -> torch.Tensor:
+def _tokens(documents: Sequence[Document], learned: Sequence[bool] | None, device: torch.device) -> torch.Tensor | None:
+    """(answer tokens,) which belong to answers that are learned; None where all do, or no gradient is kept."""
+    if learned is None or all(learned) or not torch.is_grad_enabled():
+        return None
+    sizes = [len(answer) for _, answers in documents for answer in answers]
+    return torch.tensor(learned, device=device).repeat_interleave(torch.tensor(sizes, device=device))
+
+
+def padded(
+    model: Any,
+    documents: Sequence[Document],
+    cost: Cost = nats,
+    *,
+    learned: Sequence[bool] | None = None,  # noqa: ARG001 (a `Reader`)
+    pad: int,
+) -> torch.Tensor:
     """What answers cost any causal model, a row for every answer."""
     rows = [([*prompt], [*answer]) for prompt, answers in documents for answer in answers]
     tokens, mask = left_padded([prompt + answer for prompt, answer in rows], pad, model.device)
@@ -202,25 +224,32 @@ def reader(model: Any, pad: int) -> Reader:
     if before == NAME:
         return packed  # proven before
     low_rank.quicken(model)
+    norms.quicken(model)
     model.eval()
     with torch.no_grad():
-        found: Reader = packed if _proven(model, rows) else rows
+        one = _document(model.config.get_text_config().vocab_size, 5)
+        alone = rows(model, [one])
+        proven = last_layer.shorten(model) and _proven(model, one, alone)
+        if not proven:
+            last_layer.restore(model)
+            proven = _proven(model, one, alone)
+        found: Reader = packed if proven else rows
     if found is rows:
         model.set_attn_implementation(before)
     model.train(training)
     return found
 
 
-def _proven(model: Any, rows: Reader) -> bool:
-    """Whether a document reads the same alone and packed, to the bit whatever lies before it."""
+def _proven(model: Any, document: Document, alone: torch.Tensor) -> bool:
+    """Whether a document reads as it does alone when it is packed, to the bit whatever lies before it."""
     config = model.config.get_text_config()
     if getattr(config, "attention_chunk_size", None):
         return False  # chunks come by the mask, which we don't make
-    one, other, document = (_document(config.vocab_size, start) for start in (3, 11, 5))
-    alone = rows(model, [document])
     try:
         model.set_attn_implementation(NAME)
-        first, second = (packed(model, [before, document])[-len(alone) :] for before in (one, other))
+        first, second = (
+            packed(model, [_document(config.vocab_size, start), document])[-len(alone) :] for start in (3, 11)
+        )
     except (TypeError, ValueError, RuntimeError):
         return False
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1

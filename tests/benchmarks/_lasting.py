@@ -36,9 +36,7 @@ from tests.benchmarks import _banking77 as bank
 from tests.benchmarks._banking77 import Query
 
 SHAPE = base.Shape(vocabulary=1000, layers=2, hidden=96, ffn=256, context=128)
-HELD_OUT = 0.12  # of the training queries, on which recipes are chosen
 BLOCK = 128  # test queries at once
-ROUND = 1 << 16
 MUTE = 1e-6
 
 
@@ -82,16 +80,15 @@ class World:
 
 
 def queries(intents: int, most: int, *, validate: bool) -> bank.Data:
-    """The data, at most so many training queries an intent; `validate`: a part of the training queries is what is tested
-    on, and no test query is read.
+    """The data, at most so many training queries an intent; `validate`: what is tested on are the training queries beyond
+    them, and no test query is read.
     """
     whole = bank.read(intents)
-    data = bank.Data(tuple(thinned(whole.train, most)), whole.test)
+    train = tuple(thinned(whole.train, most))
     if not validate:
-        return data
-    held = [int.from_bytes(sha256(query.text.encode()).digest()[-2:], "big") < HELD_OUT * ROUND for query in data.train]
-    parts = [tuple(q for q, out in zip(data.train, held, strict=True) if out is wanted) for wanted in (False, True)]
-    return bank.Data(*parts)
+        return bank.Data(train, whole.test)
+    learned = set(train)
+    return bank.Data(train, tuple(query for query in whole.train if query not in learned))
 
 
 def thinned(queries: Sequence[Query], most: int) -> list[Query]:

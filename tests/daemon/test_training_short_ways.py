@@ -1,4 +1,6 @@
-"""The shorter ways of our training step say what the longer ones say: the output layer, and LoRA's layers."""
+"""The shorter ways of our training step say what the longer ones say: the output layer, the last decoder layer, the layers
+that normalise, and LoRA's.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def test_costs_without_kept_logits_are_cross_entropy_with_its_gradient() -> None
 
     torch.manual_seed(1)
     weight, labels = torch.randn(40_000, 8), torch.randint(40_000, (230,))  # more than are computed at once
-    assert len(labels) * len(weight) > head.LOGITS["cpu"]
+    assert len(weight) > head.TILES["cpu"][1]
     states, factors = torch.randn(230, 8, requires_grad=True), torch.randn(230)
     wanted = cross_entropy(states @ weight.T, labels, reduction="none")
     found = head.nats(states, weight, labels)
@@ -62,6 +64,21 @@ def test_costs_without_kept_logits_are_cross_entropy_with_its_gradient() -> None
         rough = head.nats(states, weight, labels)
     (slope,) = torch.autograd.grad((rough * factors).sum(), states)
     assert torch.cosine_similarity(slope.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+def test_costs_that_nobody_learns_from_have_no_gradient() -> None:
+    import torch
+
+    from daemon.training import head
+
+    torch.manual_seed(1)
+    weight, labels, learned = torch.randn(50, 8), torch.randint(50, (6,)), torch.tensor([True, False] * 3)
+    states = torch.randn(6, 8, requires_grad=True)
+    found, wanted = head.nats(states, weight, labels, learned), head.nats(states, weight, labels)
+    assert torch.allclose(found, wanted)
+    ours, theirs = (torch.autograd.grad(each.sum(), states)[0] for each in (found, wanted))
+    assert torch.allclose(ours[learned], theirs[learned])
+    assert not ours[~learned].any()
 
 
 def test_an_output_layer_that_does_more_or_is_trained_keeps_its_logits(tmp_path: Path) -> None:
@@ -110,3 +127,86 @@ def test_other_adapters_are_left_to_peft(tmp_path: Path, shape: dict[str, Any]) 
     layer = model.get_base_model().model.layers[0].mlp.up_proj
     x = torch.randn(2, 3, layer.in_features)
     assert layer(x).grad_fn.name() != "_AddedBackward"
+
+
+def test_the_last_layer_works_for_answers_alone(tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import last_layer, packing
+
+    model = opened(tmp_path)
+    before = packing.padded(model, DOCUMENTS, pad=0)
+    seen: list[list[int]] = []
+    for layer in model.get_base_model().model.layers:
+        layer.mlp.register_forward_pre_hook(lambda _, given: seen.append(list(given[0].shape[:2])))
+    read = packing.reader(model, 0)
+    seen.clear()
+    read(model, DOCUMENTS)
+    answers = sum(len(answer) for _, some in DOCUMENTS for answer in some)
+    read_in = sum(len(prompt) + sum(len(answer) - 1 for answer in some) for prompt, some in DOCUMENTS)
+    assert last_layer.shortened(model)
+    assert seen == [*[[1, read_in]] * (len(seen) - 1), [1, answers]]
+    model.set_attn_implementation("sdpa")
+    assert torch.allclose(packing.padded(model, DOCUMENTS, pad=0), before, atol=1e-5)
+
+
+def parallel(layer: Any, hidden_states: Any, **more: Any) -> Any:
+    """A decoder layer whose parts look at the same states, as those of some models do."""
+    states = layer.input_layernorm(hidden_states)
+    return hidden_states + layer.self_attn(states, **more)[0] + layer.mlp(states)
+
+
+def test_a_last_layer_that_adds_up_otherwise_works_for_all(tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import last_layer, packing
+
+    model = opened(tmp_path)
+    layer = model.get_base_model().model.layers[-1]
+    layer.__class__ = type("Parallel", (type(layer),), {"forward": parallel})
+    before = packing.padded(model, DOCUMENTS, pad=0)
+    read = packing.reader(model, 0)
+    assert read is packing.packed
+    assert not last_layer.shortened(model)
+    assert torch.allclose(read(model, DOCUMENTS), before, atol=1e-5)
+    model.config.residual_multiplier = 0.5
+    assert not last_layer.shorten(model)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_norm_says_the_same_in_fewer_passes(*, trained: bool) -> None:
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    from daemon.training import norms
+
+    torch.manual_seed(1)
+    layer = LlamaRMSNorm(12, eps=1e-5)
+    layer.weight.data.uniform_(0.5, 1.5)
+    layer.weight.requires_grad_(trained)
+    x, slope = torch.randn(2, 3, 12, requires_grad=True), torch.randn(2, 3, 12)
+    wanted = layer(x)
+    (theirs,) = torch.autograd.grad(wanted, x, slope)
+    norms.quicken(layer)
+    found = layer(x)
+    assert ("_Normed" in found.grad_fn.name()) is not trained
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad(found, x, slope)[0], theirs, atol=1e-6)
+    assert layer(x.detach().half()).dtype == torch.float32  # as theirs: the weight has the last word
+
+
+def test_a_norm_that_scales_otherwise_is_left_alone() -> None:
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    from daemon.training import norms
+
+    class ShiftedRMSNorm(LlamaRMSNorm):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) / self.weight * (1 + self.weight)
+
+    layer = ShiftedRMSNorm(4).requires_grad_(False)
+    before = layer(torch.ones(2, 4))
+    norms.quicken(layer)
+    assert torch.equal(layer(torch.ones(2, 4)), before)
+    assert "forward" not in layer.__dict__

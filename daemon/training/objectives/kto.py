@@ -79,7 +79,7 @@ class Rated:
             alone = [(self.samples[row].prompt, [self.samples[row].answer]) for row in rows]
             return self.known[rows, 0] - self._nats(model, alone)
         both = [(self.samples[row].prompt, [self.samples[row].answer, self.others[row]]) for row in rows]
-        gains = self.known[rows] - self._nats(model, both).view(-1, 2)
+        gains = self.known[rows] - self._nats(model, both, [True, False] * len(rows)).view(-1, 2)
         self._found(rows, gains[:, 1])
         return gains[:, 0]
 
@@ -94,8 +94,8 @@ class Rated:
         self.zero.copy_(zero(gains, self.plain[rows]))
         self.step.clear()
 
-    def _nats(self, model: Any, documents: Sequence[Document]) -> torch.Tensor:
-        return reference.summed(self.setting.read(model, documents), documents)
+    def _nats(self, model: Any, documents: Sequence[Document], learned: Sequence[bool] | None = None) -> torch.Tensor:
+        return reference.summed(self.setting.read(model, documents, learned=learned), documents)
 
 
 def task(samples: Sequence[Sample], setting: Setting) -> Task:

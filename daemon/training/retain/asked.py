@@ -26,10 +26,12 @@ class Counted:
     read: Reader
     tokens: int = 0
 
-    def __call__(self, model: Any, documents: Sequence[Document], cost: Cost = nats) -> torch.Tensor:
+    def __call__(
+        self, model: Any, documents: Sequence[Document], cost: Cost = nats, *, learned: Sequence[bool] | None = None
+    ) -> torch.Tensor:
         """As the reader itself."""
         self.tokens += sum(len(prompt) + sum(map(len, answers)) for prompt, answers in documents)
-        return self.read(model, documents, cost)
+        return self.read(model, documents, cost, learned=learned)
 
 
 @torch.no_grad()
