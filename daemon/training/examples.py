@@ -61,6 +61,13 @@ def paired(examples: Iterable[Example]) -> tuple[Example, ...]:
     )
 
 
+def preferred(pairs: Iterable[Example], beside: Iterable[Example]) -> tuple[Example, ...]:
+    """The better answers of pairs to imitate, without those that are there already: a correction comes as both."""
+    there = {(_asked(one), one.completion) for one in beside}
+    better = (replace(one, objective="sft", rejected="") for one in pairs)
+    return tuple(one for one in better if (_asked(one), one.completion) not in there)
+
+
 def _asked(example: Example) -> str:
     return json.dumps(example.messages)
 

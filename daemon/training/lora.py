@@ -95,8 +95,11 @@ def plan(examples: Sequence[Example], options: Any) -> dict[str, tuple[Example, 
     groups: dict[str, tuple[Example, ...]] = {}
     both = len({one.label for one in rated}) == 2
     rate = options.kto and both and len(rated) >= options.kto_minimum
-    if options.imitate_positives and not rate:
+    mixed = getattr(options, "mixed", False)  # a way that doesn't know the word makes stages
+    if options.imitate_positives and (mixed or not rate):
         sft += tuple(one for one in rated if one.label)
+    if options.imitate_positives and mixed:
+        sft += lines.preferred(pairs, beside=sft)
     if options.sft and len(sft) >= options.sft_minimum:
         groups["sft"] = sft
     if options.dpo and len(pairs) >= options.dpo_minimum:
@@ -249,7 +252,11 @@ def _trained(
     from daemon.training import packed
 
     if name == MIXED:
-        paced = {one: replace(plan, epochs=options.sft_epochs, lr=options.sft_lr) for one, plan in plans.items()}
+        there = "sft" in samples and options.imitate_positives  # among the answers to imitate
+        paced = {
+            one: replace(plan, epochs=options.sft_epochs, lr=options.sft_lr, imitate=0.0 if there else plan.imitate)
+            for one, plan in plans.items()
+        }
         return packed.together(model, run.tokenizer, samples, paced, options.shares(samples), folder, meter)
     return packed.fit(model, run.tokenizer, samples[name], plans[name], folder, meter)
 

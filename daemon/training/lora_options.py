@@ -33,7 +33,9 @@ class Options:
     in the proportion of `sft_share`, `dpo_share` and `kto_share`, which also weigh their losses (each a mean of its own;
     the shares are scaled to a sum of 1). It has one pace, `sft_lr` and `sft_epochs`, also where there are no answers to
     imitate; an epoch is as many rows as there are; pairs and ratings are measured from the champion. It needs
-    engine = "packed"; `sft_osf` then holds the whole step.
+    engine = "packed"; `sft_osf` then holds the whole step. Where `sft` and `imitate_positives` are on, praised and
+    preferred answers are among those to imitate, held and masked as those are, in the place of `dpo_imitate` and
+    `kto_imitate`.
     `dpo_beta`, `kto_beta`: strength of the pull to the reference. `dpo_robust`: share of preferences taken to be flipped.
     `dpo_imitate`, `kto_imitate`: how much preferred and praised answers are imitated besides (0: not at all; 1: as much as
     `sft` would imitate them).
@@ -48,7 +50,7 @@ class Options:
     replayed answers need (0: none). `sft_osf`: share in [0, 1) of the dominant directions of every adapted layer along
     which nothing moves (0: none; it needs an unquantised base).
     `favour_new`: how many times as much a new record counts as a replayed one that is as old and as trusted.
-    `imitate_positives`: praised answers are imitated where there are too few ratings for KTO.
+    `imitate_positives`: praised answers are imitated where there are too few ratings for KTO, and in `mixed`.
     `merge`: share in (0, 1] of the way from where a stage began to where it ended that its weights go (1: all of it).
     `slao`: the t-th update since a fresh start goes 1/sqrt(t) of the way, but for the adapter's first factors (neither it
     nor `sft_osf` goes with "pissa", "prefix" or "prompt").

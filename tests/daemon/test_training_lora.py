@@ -171,10 +171,10 @@ def test_objectives_in_one_stage_all_get_their_way(learned: World) -> None:
     assert learned.jobs.find("mixed").state == "done", learned.jobs.find("mixed").error
     stages = learned.jobs.result("mixed")["metrics"]["stages"]
     assert list(stages) == ["mixed"]
-    assert (stages["mixed"]["examples"], stages["mixed"]["steps"]) == (28, 80)
+    assert (stages["mixed"]["examples"], stages["mixed"]["steps"]) == (38, 100)
     each = stages["mixed"]["objectives"]
     assert {name: (one["examples"], one["share"]) for name, one in each.items()} == {
-        "sft": (14, 0.25), "dpo": (6, 0.5), "kto": (8, 0.25),
+        "sft": (24, 0.25), "dpo": (6, 0.5), "kto": (8, 0.25),
     }  # fmt: skip
     assert all(one["loss_last"] < 0.8 * one["loss_first"] for one in each.values()), each
     weighed = sum(one["share"] * one["loss_last"] for one in each.values())
@@ -391,6 +391,10 @@ def test_stages_are_what_the_data_offers(tmp_path: Path) -> None:
     assert groups([sft, *[pair] * 60, *[good, bad] * 30], tmp_path, dpo=False, kto=False) == {"sft": 31}
     assert groups([good] * 60, tmp_path) == {"sft": 60}
     assert groups([sft, good, bad], tmp_path, imitate_positives=False) == {"sft": 1}
+    other = line("pair", LEGS, "eight", rejected="four")  # what is preferred of the first pairs is imitated already
+    some = [sft, *[pair] * 60, other, *[good, bad] * 30]
+    assert groups(some, tmp_path, mixed=True) == {"sft": 1 + 1 + 30, "dpo": 61, "kto": 60}
+    assert groups(some, tmp_path, mixed=True, imitate_positives=False) == {"sft": 1, "dpo": 61, "kto": 60}
     with pytest.raises(Refused, match="0 answers, 3 pairs, 1 ratings"):
         groups([pair, pair, pair, bad], tmp_path)
 
