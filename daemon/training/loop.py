@@ -30,6 +30,7 @@ HALVINGS = 2
 class Settings:
     """`warmup`: share of the steps, or steps from 1 on; then the rate falls to `floor` of `lr` by a "cosine" or
     "linear", or stays ("constant"). `save_steps`: 0 keeps no checkpoint. `micro`: rows at once (0: all of a step's).
+    `pace`: how many times the rate a parameter of this name learns with (None: all alike).
     """
 
     lr: float
@@ -41,6 +42,7 @@ class Settings:
     floor: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     micro: int = 0
+    pace: Callable[[str], float] | None = None
 
 
 @dataclass(slots=True)
@@ -98,9 +100,8 @@ def fit(
     Continues from the newest checkpoint in `folder`, with the same bits as a run that was never stopped (one thread).
     Raises: Refused, when the loss is not finite or a GPU has no room for a quarter of a micro-batch.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas, fused=True
+        _groups(model, settings), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True
     )
     done, losses = _resume(model, optimiser, folder)
     fitted = Fitted(len(steps), sum(lengths[row] for rows in steps for row in rows), resumed=done > 0)
@@ -109,7 +110,7 @@ def fit(
     for number in range(done, len(steps)):
         torch.manual_seed(settings.seed + number)  # dropout, if any, is a matter of the step alone
         for group in optimiser.param_groups:
-            group["lr"] = settings.lr * rate(number, len(steps), settings)
+            group["lr"] = group["pace"] * settings.lr * rate(number, len(steps), settings)
         rows, micro = steps[number], settings.micro or len(steps[number])
         if before is not None:
             with torch.no_grad(), precision(model):
@@ -127,6 +128,15 @@ def fit(
             _save(model, optimiser, folder, number + 1, losses)
     _summed_up(fitted, losses, shares or {})
     return fitted
+
+
+def _groups(model: Any, settings: Settings) -> list[dict[str, Any]]:
+    """The trained parameters by their pace; one group where all have one."""
+    found: dict[float, list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault(settings.pace(name) if settings.pace else 1.0, []).append(parameter)
+    return [{"params": some, "pace": pace} for pace, some in found.items()]
 
 
 def _own(parts: Sequence[float], shares: Mapping[str, float] | None) -> dict[str, float]:

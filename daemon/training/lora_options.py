@@ -57,6 +57,8 @@ class Options:
     `olora`: strength of the pull of an update to directions of its own (0: none): it trains a new part of `rank` beside the
     parts before it, which stay, so the adapter's rank grows with every update. For kind = "lora" with a rank in numbers and
     engine = "packed", without `slao` and `sft_osf`.
+    `lora_plus`: how many times as fast the adapter's second factors learn as its first (1: alike); above it it needs a kind
+    of LoRA and engine = "packed".
     `schedule`: cosine, linear or constant, after `warmup` (share of the steps, or steps from 1 on); `weight_decay` of
     AdamW.
     `save_steps`: steps between checkpoints (0: none). `threads` of a CPU (0: all; 1 is bitwise reproducible).
@@ -108,6 +110,7 @@ class Options:
     merge: float = 1.0
     slao: bool = False
     olora: float = 0.0
+    lora_plus: float = 1.0
     schedule: str = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -157,6 +160,8 @@ class Options:
         if self.olora < 0 or (self.olora and not self._grows()):
             hint = 'kind = "lora", a rank in numbers, engine = "packed", and neither slao nor sft_osf'
             raise ValueError(f"olora is at least 0, and above it needs {hint}")
+        if self.lora_plus < 1 or (self.lora_plus > 1 and (prompted or self.engine != "packed")):
+            raise ValueError('lora_plus is at least 1, and above it needs a kind of LoRA and engine = "packed"')
         if self.kind == "pissa" and self.quantisation:
             raise ValueError('kind = "pissa" takes parts out of the weights: it needs quantisation = ""')
 

@@ -42,6 +42,11 @@ def thinned(prompt: list[int], *, share: float, kept: frozenset[int]) -> list[in
     return left or prompt[-1:]
 
 
+def paced(name: str, *, second: float) -> float:
+    """How fast a parameter learns: `second` for what begins at zero in an adapter, which is what it writes with."""
+    return second if "lora_B" in name else 1.0
+
+
 def fit(model: Any, tokenizer: Any, samples: Sequence[Sample], plan: Plan, folder: Path, meter: Meter) -> Fitted:
     """Train `model` in place on one stage; continues from the newest checkpoint in `folder` with the same bits.
 
@@ -134,6 +139,7 @@ def _run(
         floor=0.0,
         betas=(0.9, 0.999),
         micro=plan.micro,
+        pace=partial(paced, second=plan.second) if plan.second != 1 else None,
     )
     back = osf.keeper(model, kept) if kept else Apart(plan.older, plan.olora).keeper(model) if plan.older else None
 

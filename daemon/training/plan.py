@@ -18,7 +18,8 @@ class Plan:
     For answers to imitate alone: `drop`: share of a prompt's tokens that is hidden, anew every time; `hold`: share of the
     champion's own soft targets in what it already says right; `mask`: perplexity above which a token isn't learned;
     `forgotten`: share of the replayed answers that is trained on; `ewc`: strength of the pull to where weights began;
-    `osf`: share of each layer's dominant directions that stay; `olora`: strength of the pull to directions of its own,
+    `osf`: share of each layer's dominant directions that stay; `second`: how many times as fast an adapter's second factors
+    learn as its first (Hayou et al. 2024, LoRA+, arXiv 2402.12354); `olora`: strength of the pull to directions of its own,
     where the first `older` ranks of the adapter are of earlier updates and stay.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     forgotten: float = 1.0
     ewc: float = 0.0
     osf: float = 0.0
+    second: float = 1.0
     olora: float = 0.0
     older: int = 0
 
@@ -71,6 +73,7 @@ class Plan:
             forgotten=getattr(options, "sft_forgotten", 1.0),
             ewc=getattr(options, "sft_ewc", 0.0),
             osf=getattr(options, "sft_osf", 0.0),
+            second=getattr(options, "lora_plus", 1.0),
             olora=getattr(options, "olora", 0.0),
         )
 

@@ -435,6 +435,9 @@ def test_a_prefix_can_not_be_merged(world: World) -> None:
         {"kind": "pissa", "engine": "trl"},
         {"merge_depth": -1},
         {"olora": -0.1},
+        {"lora_plus": 0.5},
+        {"lora_plus": 2.0, "engine": "trl", "sft_hold": 0.0},
+        {"lora_plus": 2.0, "kind": "prompt"},
         *({"olora": 0.5, **one} for one in GROWN_BADLY),
     ],
 )

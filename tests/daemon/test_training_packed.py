@@ -281,11 +281,13 @@ class Stopped(Exception):
     """A run that was told to stop."""
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "kto"])
-def test_a_stopped_run_goes_on_and_ends_with_the_bits_of_an_unbroken_one(base: Ref, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "second"), [("sft", 1.0), ("dpo", 4.0), ("kto", 1.0)])
+def test_a_stopped_run_goes_on_and_ends_with_the_bits_of_an_unbroken_one(
+    base: Ref, name: str, second: float, tmp_path: Path
+) -> None:
     import torch
 
-    more = {"batch": 2, "micro": 2, "save_steps": 2}
+    more = {"batch": 2, "micro": 2, "save_steps": 2, "second": second}
     unbroken, first = fitted(base, name, tmp_path / "a", **more)
     again, _ = fitted(base, name, tmp_path / "b", **more)
     assert torch.equal(unbroken, again)
@@ -299,6 +301,23 @@ def test_a_stopped_run_goes_on_and_ends_with_the_bits_of_an_unbroken_one(base: R
     resumed, done = fitted(base, name, tmp_path / "c", **more)
     assert (done.resumed, done.steps, first.resumed) == (True, 6, False)
     assert torch.equal(resumed, unbroken)
+
+
+def test_second_factors_learn_as_much_faster_as_they_are_told(base: Ref, tmp_path: Path) -> None:
+    from daemon.training import packed
+    from daemon.training.meter import Meter
+    from daemon.transformers_model import open_tokenizer
+
+    model = opened(base)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    once = plan("sft", epochs=0.1, batch=6, micro=6, lr=1e-3, second=4.0)
+    done = packed.fit(model, open_tokenizer(base), samples(), once, tmp_path, Meter(lambda *_: None, "sft"))
+    assert done.steps == 1  # which Adam makes as long as the rate, wherever there is a gradient
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.named_parameters() if n in before}
+    assert any("lora_A" in name for name in moved)
+    assert any("lora_B" in name for name in moved)
+    for name, length in moved.items():
+        assert length == pytest.approx(4e-3 if "lora_B" in name else 1e-3, rel=0.01), name
 
 
 def test_the_reference_is_asked_once_about_every_answer(base: Ref, tmp_path: Path) -> None:
