@@ -95,12 +95,17 @@ def samples(world: World, count: int, seed: int) -> list[Sample]:
     return made
 
 
-def model(ref: Ref, seed: int, device: str = "cpu") -> Any:
+def model(ref: Ref, seed: int) -> Any:
     """The model with a fresh adapter whose second factor isn't zero, so that every factor has a gradient."""
-    torch.manual_seed(seed)
-    made = opened(ref, None, LORA, device=device, quantisation="")
+    made = fresh(ref, seed)
     nudge(made, seed)
-    return made.train()
+    return made
+
+
+def fresh(ref: Ref, seed: int, device: str = "cpu") -> Any:
+    """The model with an adapter as training finds it."""
+    torch.manual_seed(seed)
+    return opened(ref, None, LORA, device=device, quantisation="").train()
 
 
 def nudge(model: Any, seed: int, size: float = 0.2) -> None:
