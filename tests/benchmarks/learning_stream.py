@@ -41,15 +41,14 @@ LORA = {**ALL, **WIDE, "sft_lr": 5e-3, "sft_drop": 0.07}
 PLAIN = {**LORA, "sft_drop": 0.0}
 # What holds is the product's default (hold, favour, replay), and merging; how fast a tiny model learns is the pace.
 PACE = {"batch": 8, "sft_lr": 6e-4, "lora_plus": 8.0, "merge_depth": 1, "sft_drop": 0.1}
-MERGE = 0.97
 TWICE = 2 / 3  # of old queries, of which half are learned
 SHARE = 0.5  # of old queries where a single retainer needs some
 OLD = MixtureShares().replay
 LEARNERS = (
     Learner("joint LoRA", JOINT, joint=True),
     Learner("joint full", FULL, joint=True, full=True),
-    Learner("default LoRA", {**HALF, **WIDE, **PACE, "merge": MERGE}, replay=OLD),
-    Learner("default full", {**HALF, "sft_lr": 1.5e-3, "sft_drop": 0.15, "merge": MERGE}, replay=OLD, full=True),
+    Learner("default LoRA", {**HALF, **WIDE, **PACE, "merge": 0.95}, replay=OLD),
+    Learner("default full", {**HALF, "sft_lr": 1.5e-3, "sft_drop": 0.15, "merge": 0.97}, replay=OLD, full=True),
     Learner("sequential", PLAIN),
     Learner("replay", PLAIN, replay=SHARE),
     Learner("forgotten", {**PLAIN, "sft_forgotten": SHARE}, replay=TWICE),
