@@ -93,6 +93,7 @@ def opened(champion: Ref, adapter: Path | None, shape: Shape, *, device: str, qu
     if quantisation:
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
+        _trainable(model)
     if shape.prompted:
         model = _prompted(model, shape)
         if adapter is not None:  # from_pretrained refuses to train one further
@@ -105,6 +106,15 @@ def opened(champion: Ref, adapter: Path | None, shape: Shape, *, device: str, qu
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def _trainable(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew where it reads without learning: on a CPU with AVX512-BF16 it does,
+    into a layout whose product has no backward, and what was packed stays so.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _lora(model: Any, shape: Shape) -> Any:
