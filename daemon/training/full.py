@@ -68,7 +68,7 @@ class Options:
     kto_beta: float = 0.1
     kto_imitate: float = 1.0
     favour_new: float = 1.3
-    merge: float = 1.0
+    merge: float = 0.97
     imitate_positives: bool = True
     schedule: str = "cosine"
     warmup: float = 0.03

@@ -107,7 +107,7 @@ class Options:
     edit_weight: float = 1.0
     favour_new: float = 1.3
     imitate_positives: bool = True
-    merge: float = 1.0
+    merge: float = 0.95
     slao: bool = False
     olora: float = 0.0
     lora_plus: float = 1.0

@@ -35,8 +35,8 @@ HARMED = 0.3  # of one topic's answers: what the simulated candidates lose where
 CLEAN = {"base": 0.01, "slice": 0.1, "kinds": LIMIT / 4}  # a good candidate has lost no more than this
 FEW, LONG = 0.25, 2.5  # a forgetful update: so little of the old, so many times the epochs
 TRAINING = {
-    "rank": 16, "alpha": 32, "sft_epochs": 6.0, "sft_lr": 5e-3, "sft_hold": 0.0, "favour_new": 1.0, "dpo": False,
-    "kto": False, "threads": 1,
+    "rank": 16, "alpha": 32, "sft_epochs": 6.0, "sft_lr": 5e-3, "sft_hold": 0.0, "favour_new": 1.0, "merge": 1.0,
+    "dpo": False, "kto": False, "threads": 1,
 }  # fmt: skip
 LONGEST, PROCESSES = 40, 2
 

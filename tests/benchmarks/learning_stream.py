@@ -33,13 +33,13 @@ from tests.benchmarks import common
 from tests.benchmarks._lasting import Learner, Spec
 
 HALF = {"batch": 16, "sft_epochs": 4.0, "dpo": False, "kto": False, "save_steps": 0, "threads": 1}
-ALL = {**HALF, "batch": 32, "sft_epochs": 8.0, "sft_hold": 0.0, "favour_new": 1.0}
+ALL = {**HALF, "batch": 32, "sft_epochs": 8.0, "sft_hold": 0.0, "favour_new": 1.0, "merge": 1.0}
 WIDE = {"rank": 32, "alpha": 64}
 JOINT = {**ALL, **WIDE, "batch": 16, "sft_lr": 1.2e-3, "lora_plus": 8.0, "sft_drop": 0.07}
 FULL = {**ALL, "sft_lr": 1.5e-3, "sft_drop": 0.15}
 LORA = {**ALL, **WIDE, "sft_lr": 5e-3, "sft_drop": 0.07}
 PLAIN = {**LORA, "sft_drop": 0.0}
-# What holds is the product's default (hold, favour, replay), and merging; how fast a tiny model learns is the pace.
+# What holds is the product's default (hold, favour, merge, replay); how fast a tiny model learns is the pace.
 PACE = {"batch": 8, "sft_lr": 6e-4, "lora_plus": 8.0, "merge_depth": 1, "sft_drop": 0.1}
 TWICE = 2 / 3  # of old queries, of which half are learned
 SHARE = 0.5  # of old queries where a single retainer needs some
@@ -47,8 +47,8 @@ OLD = MixtureShares().replay
 LEARNERS = (
     Learner("joint LoRA", JOINT, joint=True),
     Learner("joint full", FULL, joint=True, full=True),
-    Learner("default LoRA", {**HALF, **WIDE, **PACE, "merge": 0.95}, replay=OLD),
-    Learner("default full", {**HALF, "sft_lr": 1.5e-3, "sft_drop": 0.15, "merge": 0.97}, replay=OLD, full=True),
+    Learner("default LoRA", {**HALF, **WIDE, **PACE}, replay=OLD),
+    Learner("default full", {**HALF, "sft_lr": 1.5e-3, "sft_drop": 0.15}, replay=OLD, full=True),
     Learner("sequential", PLAIN),
     Learner("replay", PLAIN, replay=SHARE),
     Learner("forgotten", {**PLAIN, "sft_forgotten": SHARE}, replay=TWICE),
