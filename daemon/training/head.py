@@ -35,21 +35,10 @@ def weight(model: Any) -> torch.Tensor | None:
     return None if any(getattr(config, name, None) is not None for name in SCALED) else found
 
 
-def nats(
-    states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, learned: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(n,) float32 negative log-likelihoods of the labels: (n, width) states, (vocabulary, width) frozen weight.
-
-    `learned`: (n,) which of them have a gradient (None: all).
-    """
-    if learned is None:
-        told: torch.Tensor = _Nats.apply(states, weight, labels)
-        return told
-    some, others = learned.nonzero().squeeze(1), (~learned).nonzero().squeeze(1)
-    with torch.no_grad():
-        known = _Nats.apply(states.index_select(0, others), weight, labels[others])
-    mine = _Nats.apply(states.index_select(0, some), weight, labels[some])
-    return torch.cat([mine, known]).index_select(0, torch.cat([some, others]).argsort())
+def nats(states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(n,) float32 negative log-likelihoods of the labels: (n, width) states, (vocabulary, width) frozen weight."""
+    told: torch.Tensor = _Nats.apply(states, weight, labels)
+    return told
 
 
 class _Nats(torch.autograd.Function):

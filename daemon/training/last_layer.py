@@ -48,8 +48,9 @@ def _last(model: Any) -> Any:
 
 
 def _short(layer: Any, hidden_states: torch.Tensor, *args: Any, layout: Any = None, **more: Any) -> torch.Tensor:
-    """(1, n, width) -> (1, answer tokens, width); without a layout as ever."""
-    if layout is None:
+    """(1, n, width) -> (1, answer tokens, width); as ever without a layout, or where every token predicts one."""
+    if layout is None or layout.after is not None:
+        more |= {} if layout is None else {"layout": layout}
         whole: torch.Tensor = type(layer).forward(layer, hidden_states, *args, **more)
         return whole
     kept = _Kept(layout.keep)

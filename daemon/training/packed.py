@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from daemon.training import loop, mixing, objectives, packing, reference
+from daemon.training.layout import Document
 from daemon.training.loop import Fitted
 from daemon.training.meter import Meter
-from daemon.training.packing import Document, Reader
+from daemon.training.packing import Reader
 from daemon.training.plan import Plan
 from daemon.training.retain import asked, ewc, forgotten, kl, mask, osf
 from daemon.training.retain.asked import Counted

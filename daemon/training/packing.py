@@ -1,13 +1,13 @@
 """Several documents as one row of tokens: nothing is padded, and a prompt of several answers is read once.
 
-Owns: the layout, the attention that stays within a document, the proof that a model keeps to it, and what answers cost
-in nats. Refuses to know losses and optimisers. Called by `packed`, `reference` and `distill`.
+Owns: the attention that stays within a document, the proof that a model keeps to it, and what answers cost in nats.
+Refuses to know losses and optimisers. Called by `packed`, `reference` and `distill`.
 
-The head runs where an answer's token is predicted and nowhere else. Krell et al. 2021 (arXiv 2107.02027).
+The head runs where an answer's token is predicted and nowhere else; answers that nobody learns from are read behind the
+others, their prompts not again, so that there is nothing of them to go back through.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,14 +18,13 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from daemon.decoding import head_skips, left_padded, opening, unwrapped, virtual_tokens
 from daemon.training import head, last_layer, low_rank, norms
+from daemon.training.layout import Document, Layout, follow, pack
 from daemon.transformers_model import answer_logits
 
-Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
 Cost = Callable[
     [torch.Tensor, torch.Tensor], torch.Tensor
 ]  # (answer tokens, vocabulary) logits, (answer tokens,) labels
 NAME = "learnd_packed"
-LIKE = {"cpu": 1.3, "cuda": 4.0}  # longest over shortest sequence of a block: a GPU prefers few calls to little padding
 FOREIGN = ("softcap", "s_aux", "position_bias", "attention_bias")  # what our attention would leave out
 
 
@@ -51,65 +50,6 @@ def plain(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: 
     return logits
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """(1, n) token ids and positions; (answer tokens,) places that predict them, and the tokens themselves.
-
-    `places`: those of prompt and answer, one block after the other; a block is (sequences, longest) of them, sequences of
-    like length together and filled up at the right. `back`: (n,) where a token lies in `places`.
-    """
-
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    keep: torch.Tensor
-    labels: torch.Tensor
-    places: torch.Tensor
-    blocks: tuple[tuple[int, int], ...]
-    back: torch.Tensor
-
-
-def pack(documents: Iterable[Document], device: torch.device) -> Layout:
-    """Lay documents out one after the other. An answer's last token predicts nothing, so it is only a label.
-
-    Raises: ValueError, when a prompt is empty: nothing would predict its answers' first tokens.
-    """
-    tokens, positions, keep, labels, sequences = list[int](), list[int](), list[int](), list[int](), list[list[int]]()
-    for prompt, answers in documents:
-        if not prompt:
-            raise ValueError("a document without a prompt")
-        start, end = len(tokens), len(tokens) + len(prompt)
-        tokens += prompt
-        positions += range(len(prompt))
-        for answer in answers:
-            places = range(len(tokens), len(tokens) + len(answer) - 1)
-            tokens += answer[:-1]
-            positions += range(len(prompt), len(prompt) + len(places))
-            keep += [end - 1, *places]
-            labels += answer
-            sequences.append([*range(start, end), *places])
-    flat, blocks, back = list[int](), list[tuple[int, int]](), [-1] * len(tokens)
-    for block in _blocks(sequences, LIKE.get(device.type, 1.3)):
-        longest = len(block[-1])
-        for sequence in block:
-            for place, token in enumerate(sequence, len(flat)):
-                back[token] = place
-            flat += [*sequence, *sequence[-1:] * (longest - len(sequence))]
-        blocks.append((len(block), longest))
-    one = partial(torch.tensor, device=device)
-    return Layout(one([tokens]), one([positions]), one(keep), one(labels), one(flat), tuple(blocks), one(back))
-
-
-def _blocks(sequences: Sequence[list[int]], like: float) -> Iterable[list[list[int]]]:
-    block: list[list[int]] = []
-    for sequence in sorted(sequences, key=len):
-        if block and len(sequence) > like * len(block[0]):
-            yield block
-            block = []
-        block.append(sequence)
-    if block:
-        yield block
-
-
 def attention(
     module: torch.nn.Module,  # noqa: ARG001 (the signature of transformers)
     query: torch.Tensor,
@@ -126,13 +66,19 @@ def attention(
     """Causal attention within every document: (1, heads, n, width) each -> (1, n, heads, width).
 
     What fills a sequence up lies behind its tokens, where causal attention never looks: no mask is needed. Keys and
-    values before the first query's are a prefix or prompt: every document begins with them.
+    values before the first query's are a prefix or prompt: every document begins with them. A layout that follows another
+    looks at what this layer was given there.
     Raises: ValueError, when the model asks for something that isn't done here.
     """
     if any(more.get(name) is not None for name in FOREIGN):
         raise ValueError("this model's attention is not plain")
     if sliding_window is not None and key.shape[2] != query.shape[2]:
         raise ValueError("a window of attention would lose a prefix")
+    if layout.seen is not None:
+        layout.seen.append((query.detach(), key.detach(), value.detach()))
+    if layout.after is not None and layout.after.seen is not None:
+        older = layout.after.seen.pop(0)
+        query, key, value = (torch.cat(both, dim=2) for both in zip(older, (query, key, value), strict=True))
     made, before = [], key.shape[2] - query.shape[2]
     parts = (_gathered(each, layout) for each in (query, key[:, :, before:], value[:, :, before:]))
     for q, *both in zip(*parts, strict=True):
@@ -174,30 +120,68 @@ def packed(
     model: Any, documents: Sequence[Document], cost: Cost = nats, *, learned: Sequence[bool] | None = None
 ) -> torch.Tensor:
     """What answers cost a model whose attention is ours."""
-    layout, more = pack(documents, model.device), dict[str, Any]()
-    before = virtual_tokens(model)
+    weight = head.weight(model) if cost is nats else None
+
+    def told(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cost(found.float(), labels) if weight is None else head.nats(found, weight, labels)
+
+    parted = (
+        None if learned is None or not torch.is_grad_enabled() or virtual_tokens(model) else _parted(documents, learned)
+    )
+    if parted is None:
+        layout = pack(documents, model.device)
+        return told(_predicting(model, layout, states=weight is not None), layout.labels)
+    own, others, order = parted
+    layout = pack(own, model.device, seen=True)
+    found = _predicting(model, layout, states=weight is not None)
+    costs = told(found, layout.labels)
+    with torch.no_grad():
+        more = follow(layout, own, others)
+        if more.tokens.numel():  # else answers of a single token, which prompts predict
+            found = torch.cat([found, _predicting(model, more, states=weight is not None)])
+        known = told(found.index_select(0, more.keep), more.labels)
+    return torch.cat([costs, known]).index_select(0, torch.tensor(order, device=model.device))
+
+
+def _predicting(model: Any, layout: Layout, *, states: bool) -> torch.Tensor:
+    """What predicts the layout's answers: (answer tokens, width) states, or (answer tokens, vocabulary) logits; of one that
+    follows another, what every token of it predicts.
+    """
+    more, before = dict[str, Any](), virtual_tokens(model)
     if before:
         alone = pack([([0] * before, [[0]])], model.device)  # the virtual tokens see one another and nothing else
         more["past_key_values"], _ = opening(model, layout=alone)
         model = unwrapped(model)
     more |= {"input_ids": layout.tokens, "position_ids": layout.positions + before, "layout": layout}
-    weight, short = head.weight(model) if cost is nats else None, last_layer.shortened(model)
-    if weight is not None:
-        states = unwrapped(model).base_model(use_cache=False, **more).last_hidden_state.flatten(0, 1)
-        states = states if short else states.index_select(0, layout.keep)
-        return head.nats(states, weight, layout.labels, _tokens(documents, learned, model.device))
-    if head_skips(model) and not short:
-        more, short = more | {"logits_to_keep": layout.keep}, True
-    logits = model(use_cache=False, **more).logits.flatten(0, 1)
-    return cost((logits if short else logits[layout.keep]).float(), layout.labels)
+    done = last_layer.shortened(model) or layout.after is not None
+    if states:
+        found: torch.Tensor = unwrapped(model).base_model(use_cache=False, **more).last_hidden_state.flatten(0, 1)
+    else:
+        if head_skips(model) and not done:
+            more, done = more | {"logits_to_keep": layout.keep}, True
+        found = model(use_cache=False, **more).logits.flatten(0, 1)
+    return found if done else found.index_select(0, layout.keep)
 
 
-def _tokens(documents: Sequence[Document], learned: Sequence[bool] | None, device: torch.device) -> torch.Tensor | None:
-    """(answer tokens,) which belong to answers that are learned; None where all do, or no gradient is kept."""
-    if learned is None or all(learned) or not torch.is_grad_enabled():
+def _parted(
+    documents: Sequence[Document], learned: Sequence[bool]
+) -> tuple[list[Document], list[list[Sequence[int]]], list[int]] | None:
+    """Documents with the answers that are learned, the other answers of each, and where every token of all of them is then
+    found. None where there is nothing to part: all are learned, or a document has none that is.
+    """
+    own, others, flags, which = list[Document](), list[list[Sequence[int]]](), list[bool](), iter(learned)
+    for prompt, answers in documents:
+        kinds = [next(which) for _ in answers]
+        flags += [kind for kind, answer in zip(kinds, answers, strict=True) for _ in answer]
+        parts = ([one for one, kind in zip(answers, kinds, strict=True) if kind is yes] for yes in (True, False))
+        mine, foreign = parts
+        own.append((prompt, mine))
+        others.append(foreign)
+    if all(flags) or not all(mine for _, mine in own):
         return None
-    sizes = [len(answer) for _, answers in documents for answer in answers]
-    return torch.tensor(learned, device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    known = sum(flags)
+    places = {True: iter(range(known)), False: iter(range(known, len(flags)))}
+    return own, others, [next(places[flag]) for flag in flags]
 
 
 def padded(

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from daemon.jobs import read_json, write_json
+from daemon.training.layout import Document
 from daemon.training.meter import Meter
-from daemon.training.packing import Document, Reader
+from daemon.training.packing import Reader
 
 FILE = "reference.json"
 SHARD = 1024  # documents between two writes: what a killed job has to do again at most

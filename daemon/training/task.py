@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from daemon.training.layout import Document
 from daemon.training.loop import Loss
-from daemon.training.packing import Document, Reader
+from daemon.training.packing import Reader
 from daemon.training.plan import Plan
 from daemon.training.retain.kl import Held
 from daemon.training.tokens import Sample

@@ -40,7 +40,7 @@ from daemon.training.plan import Plan
 from daemon.training.tokens import Sample
 from daemon.transformers_model import open_tokenizer
 
-EPOCHS, BATCH, ROUNDS = 3.0, 8, 3
+EPOCHS, BATCH, ROUNDS = 3.0, 8, 5
 
 
 def _accumulated(micro: int) -> dict[str, Any]:

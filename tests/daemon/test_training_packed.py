@@ -122,7 +122,7 @@ def test_a_packed_row_reads_every_document_as_if_it_were_alone(base: Ref) -> Non
 def test_a_prompt_of_two_answers_is_laid_out_once_and_the_last_token_is_only_a_label() -> None:
     import torch
 
-    from daemon.training.packing import pack
+    from daemon.training.layout import pack
 
     layout = pack([([5, 6], [[7, 1], [8, 9, 1]])], torch.device("cpu"))
     assert layout.tokens.tolist() == [[5, 6, 7, 8, 9]]

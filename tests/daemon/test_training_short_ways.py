@@ -66,19 +66,62 @@ def test_costs_without_kept_logits_are_cross_entropy_with_its_gradient() -> None
     assert torch.cosine_similarity(slope.flatten(), theirs.flatten(), dim=0) > 0.999
 
 
-def test_costs_that_nobody_learns_from_have_no_gradient() -> None:
+RATED = [
+    ([5, 6, 7], [[8, 9, 1], [10, 1]]),
+    ([11] * 30, [[12, 1], [1], [13, 14, 1]]),
+    ([15, 16], [[17, 1], [18, 19, 20, 1]]),
+]
+LEARNED = [True, False, True, False, False, False, True]
+
+
+def windowed() -> Any:
+    """A model whose attention has a window, and whose output layer is trained."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4, pad_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    return MistralForCausalLM(config).train()
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix", "window"])
+def test_answers_that_nobody_learns_from_are_read_as_the_others_and_have_no_gradient(tmp_path: Path, kind: str) -> None:
     import torch
 
-    from daemon.training import head
+    from daemon.training import packing
 
-    torch.manual_seed(1)
-    weight, labels, learned = torch.randn(50, 8), torch.randint(50, (6,)), torch.tensor([True, False] * 3)
-    states = torch.randn(6, 8, requires_grad=True)
-    found, wanted = head.nats(states, weight, labels, learned), head.nats(states, weight, labels)
-    assert torch.allclose(found, wanted)
-    ours, theirs = (torch.autograd.grad(each.sum(), states)[0] for each in (found, wanted))
-    assert torch.allclose(ours[learned], theirs[learned])
-    assert not ours[~learned].any()
+    model = windowed() if kind == "window" else opened(tmp_path, kind=kind)
+    read = packing.reader(model, 0)
+    assert read is packing.packed
+    widths: list[int] = []
+    layer = next(module for name, module in model.named_modules() if name.endswith("layers.0.mlp"))
+    layer.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+    found, wanted = read(model, RATED, learned=LEARNED), read(model, RATED)
+    few, many = [3 + 2 + 30 + 1 + 2 + 3, 1 + 2 + 1], [3 + 2 + 1 + 30 + 1 + 2 + 2 + 1 + 3]
+    assert widths == ([*many, *many] if kind == "prefix" else [*few, *many])  # no prompt is read twice
+    assert torch.allclose(found, wanted, atol=1e-5)
+    sizes = [len(answer) for _, answers in RATED for answer in answers]
+    mine = torch.tensor(LEARNED).repeat_interleave(torch.tensor(sizes))
+    trained = [one for one in model.parameters() if one.requires_grad]
+    ours, theirs = (torch.autograd.grad(each[mine].sum(), trained) for each in (found, wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    foreign = torch.autograd.grad(read(model, RATED, learned=LEARNED)[~mine].sum(), trained)
+    assert any(one.any() for one in foreign) is (kind == "prefix")
+
+
+def test_documents_of_which_nobody_learns_are_read_whole(tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import packing
+
+    model = opened(tmp_path)
+    read = packing.reader(model, 0)
+    learned = [True, False, False, False, False, True, True]  # the second document has no answer to learn from
+    assert torch.equal(read(model, RATED, learned=learned), read(model, RATED))
 
 
 def test_an_output_layer_that_does_more_or_is_trained_keeps_its_logits(tmp_path: Path) -> None:

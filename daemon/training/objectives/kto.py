@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from daemon.training import reference
+from daemon.training.layout import Document
 from daemon.training.objectives import imitation
-from daemon.training.packing import Document
 from daemon.training.task import Setting, Task
 from daemon.training.tokens import Sample, partners
 

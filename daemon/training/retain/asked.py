@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from daemon.decoding import batches
-from daemon.training.packing import Cost, Document, Reader, nats
+from daemon.training.layout import Document
+from daemon.training.packing import Cost, Reader, nats
 from daemon.training.tokens import Sample
 
 FILE = "asked.safetensors"
