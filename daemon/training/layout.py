@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from daemon.training.runs import Run, cut
+
 Document = tuple[Sequence[int], Sequence[Sequence[int]]]  # token ids: a prompt and its answers, none of them empty
 LIKE = {"cpu": 1.3, "cuda": 4.0}  # longest over shortest sequence of a block: a GPU prefers few calls to little padding
 
@@ -20,6 +22,8 @@ class Layout:
 
     `places`: those of prompt and answer, one block after the other; a block is (sequences, longest) of them, sequences of
     like length together and filled up at the right. `back`: (n,) where a token lies in `places`.
+
+    `runs`: the same sequences, each token in one of them.
 
     `after`: the layout that was read before and is looked back at: `places` count its tokens first. `seen`: what
     attention was given here, a layer after the other, for who looks back; None where nobody will.
@@ -32,6 +36,7 @@ class Layout:
     places: torch.Tensor
     blocks: tuple[tuple[int, int], ...]
     back: torch.Tensor
+    runs: tuple[Run, ...]
     after: "Layout | None" = None
     seen: list[tuple[torch.Tensor, ...]] | None = None
 
@@ -46,6 +51,7 @@ class _Row:
     keep: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     sequences: list[list[int]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
     def add(self, tokens: Sequence[int], position: int) -> range:
         """Where they lie, the first of them at that position of its document."""
@@ -53,6 +59,14 @@ class _Row:
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
         return range(start, start + len(tokens))
+
+    def behind(self, prompt: range, places: range, *, read: bool) -> None:
+        """A sequence of a prompt and what follows it; `read`: the prompt is of a run before."""
+        self.sequences.append([*prompt, *places])
+        if not read:
+            self.runs += cut(range(prompt.start, places.stop), range(0))
+        elif places:
+            self.runs += cut(places, prompt)
 
     def laid(self, device: torch.device, **more: Any) -> Layout:
         """Sequences of like length in blocks."""
@@ -67,7 +81,7 @@ class _Row:
             blocks.append((len(block), longest))
         one = partial(torch.tensor, device=device, dtype=torch.long)
         rows = (one([self.tokens]), one([self.positions]), one(self.keep), one(self.labels))
-        return Layout(*rows, one(flat), tuple(blocks), one(back), **more)
+        return Layout(*rows, one(flat), tuple(blocks), one(back), tuple(self.runs), **more)
 
 
 def pack(documents: Iterable[Document], device: torch.device, *, seen: bool = False) -> Layout:
@@ -80,11 +94,11 @@ def pack(documents: Iterable[Document], device: torch.device, *, seen: bool = Fa
         if not prompt:
             raise ValueError("a document without a prompt")
         start = row.add(prompt, 0)
-        for answer in answers:
+        for number, answer in enumerate(answers):
             places = row.add(answer[:-1], len(prompt))
+            row.behind(start, places, read=number > 0)
             row.keep += [start[-1], *places]
             row.labels += answer
-            row.sequences.append([*start, *places])
     return row.laid(device, seen=[] if seen else None)
 
 
@@ -99,7 +113,7 @@ def follow(first: Layout, documents: Sequence[Document], more: Sequence[Sequence
             places = row.add(answer[:-1], len(prompt))
             row.keep += [kept, *(len(first.keep) + place - row.before for place in places)]
             row.labels += answer
-            row.sequences.append([*range(start, start + len(prompt)), *places])
+            row.behind(range(start, start + len(prompt)), places, read=True)
         start += len(prompt) + sum(len(answer) - 1 for answer in answers)
         kept += sum(map(len, answers))
     return row.laid(first.tokens.device, after=first)

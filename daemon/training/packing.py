@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from daemon.decoding import head_skips, left_padded, opening, unwrapped, virtual_tokens
-from daemon.training import head, last_layer, low_rank, norms
+from daemon.training import head, last_layer, low_rank, norms, runs
 from daemon.training.layout import Document, Layout, follow, pack
 from daemon.transformers_model import answer_logits
 
@@ -80,6 +80,9 @@ def attention(
         older = layout.after.seen.pop(0)
         query, key, value = (torch.cat(both, dim=2) for both in zip(older, (query, key, value), strict=True))
     made, before = [], key.shape[2] - query.shape[2]
+    if not (before or dropout or sliding_window) and runs.fits(query, layout.runs):
+        mine, keys, values = (each[0].transpose(0, 1) for each in (query[:, :, -layout.tokens.shape[1] :], key, value))
+        return runs.attended(mine, keys, values, layout.runs, scaling or query.shape[-1] ** -0.5).unsqueeze(0), None
     parts = (_gathered(each, layout) for each in (query, key[:, :, before:], value[:, :, before:]))
     for q, *both in zip(*parts, strict=True):
         (k, v), (count, _, longest, _) = both, q.shape

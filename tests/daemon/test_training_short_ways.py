@@ -113,6 +113,58 @@ def test_answers_that_nobody_learns_from_are_read_as_the_others_and_have_no_grad
     assert any(one.any() for one in foreign) is (kind == "prefix")
 
 
+@pytest.mark.parametrize("heads", [4, 2])
+def test_attention_by_runs_is_causal_attention_within_documents(heads: int) -> None:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from daemon.training import layout, runs
+
+    torch.manual_seed(1)
+    documents = [([5] * 150, [[6] * 40, [7] * 3, [8], [9] * 100]), ([5], [[1]])]
+    both = layout.pack(documents, torch.device("cpu"))
+    first = layout.pack([(prompt, answers[:1]) for prompt, answers in documents], torch.device("cpu"), seen=True)
+    more = layout.follow(first, [(prompt, answers[:1]) for prompt, answers in documents], [documents[0][1][1:], []])
+    count = both.tokens.shape[1]
+    assert count == first.tokens.shape[1] + more.tokens.shape[1] == 150 + 39 + 2 + 99 + 1
+    query, key, value = (torch.randn(count, one, 8, requires_grad=True) for one in (4, heads, heads))
+    assert runs.fits(query, both.runs)
+    assert max(run.last - run.first for run in both.runs) <= runs.MOST < 189
+    near = torch.zeros(count, count, dtype=torch.bool)
+    for start, end in ((0, 189), (189, 191), (191, 290), (290, 291)):  # the prompt of 150 is seen from all before 290
+        near[start:end, start:end] = torch.ones(end - start, end - start).tril().bool()
+    near[150:290, :150] = True
+    wanted = scaled_dot_product_attention(
+        *(each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)), near, scale=0.3, enable_gqa=True
+    )[0].transpose(0, 1)
+    found = runs.attended(query, key, value, both.runs, 0.3)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    slope = torch.randn(found.shape)
+    ours, theirs = (torch.autograd.grad((each * slope).sum(), (query, key, value)) for each in (found, wanted))
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(ours, theirs, strict=True))
+    own = [*range(189), 290]  # what is read first; the rest follows, its keys behind
+    others = [one for one in range(count) if one not in own]
+    again = runs.attended(query[others], key[own + others], value[own + others], more.runs, 0.3)
+    assert torch.allclose(again, wanted[others], atol=1e-5)
+
+
+def test_long_sequences_and_other_precisions_are_left_to_the_usual_kernels(tmp_path: Path) -> None:
+    import torch
+
+    from daemon.training import packing, runs
+
+    model = opened(tmp_path)
+    documents = [([11] * 100, [[12, 1]]), ([13] * (runs.LONGEST + 10), [[14, 1], [15, 16, 1]])]
+    layout = packing.pack(documents, torch.device("cpu"))
+    query = torch.randn(5, 4, 8)
+    assert not runs.fits(query, layout.runs)
+    assert runs.fits(query, layout.runs[:1])
+    assert not runs.fits(query.half(), layout.runs[:1])
+    read = packing.reader(model, 0)
+    alone = torch.cat([read(model, [document]) for document in documents])
+    assert torch.allclose(read(model, documents), alone, atol=1e-5)
+
+
 def test_documents_of_which_nobody_learns_are_read_whole(tmp_path: Path) -> None:
     import torch
 
