@@ -3,7 +3,8 @@
 Owns: forward and backward over runs as a `Layout` has them. Refuses to know models. Called by `layout` and `packing`.
 
 A run is a part of what begins a document, or of another answer to its prompt, which is not read again. Nothing is filled
-up, and only prompts are copied; as few tokens as are usual here are slow in kernels made for many. What tokens give one another is kept for the way back, so this is for sequences of up to LONGEST tokens.
+up, and only prompts are copied; as few tokens as are usual here are slow in kernels made for many. What tokens give one
+another is kept for the way back, so this is for sequences of up to LONGEST tokens.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ MOST = 96  # tokens of a run: so few that most of what they look at lies behind
 
 
 class Run(NamedTuple):
-    """Tokens `first` to `last`, which look at those from `own` on, and at those from `start` to `end`; ends are exclusive."""
+    """Tokens `first` to `last`, which look at those from `own` on, and at those from `start` to `end` (ends excluded)."""
 
     first: int
     last: int
