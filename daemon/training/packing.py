@@ -79,10 +79,24 @@ def attention(
     if layout.after is not None and layout.after.seen is not None:
         older = layout.after.seen.pop(0)
         query, key, value = (torch.cat(both, dim=2) for both in zip(older, (query, key, value), strict=True))
-    made, before = [], key.shape[2] - query.shape[2]
+    before = key.shape[2] - query.shape[2]
     if not (before or dropout or sliding_window) and runs.fits(query, layout.runs):
         mine, keys, values = (each[0].transpose(0, 1) for each in (query[:, :, -layout.tokens.shape[1] :], key, value))
         return runs.attended(mine, keys, values, layout.runs, scaling or query.shape[-1] ** -0.5).unsqueeze(0), None
+    return _by_blocks(query, key, value, layout, scaling, dropout, sliding_window).unsqueeze(0), None
+
+
+def _by_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float | None,
+    dropout: float,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """(n, heads, width): sequences of like length at once, by the usual kernels."""
+    made, before = [], key.shape[2] - query.shape[2]
     parts = (_gathered(each, layout) for each in (query, key[:, :, before:], value[:, :, before:]))
     for q, *both in zip(*parts, strict=True):
         (k, v), (count, _, longest, _) = both, q.shape
@@ -99,7 +113,7 @@ def attention(
             q, k, v, near, dropout, near is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         made.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(made).index_select(0, layout.back).unsqueeze(0), None
+    return torch.cat(made).index_select(0, layout.back)
 
 
 def _gathered(states: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
