@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from daemon.decoding import head_skips, left_padded, opening, unwrapped, virtual_tokens
-from daemon.training import head, last_layer, low_rank, norms, runs
+from daemon.training import head, last_layer, low_rank, norms, rotary, runs
 from daemon.training.layout import Document, Layout, follow, pack
 from daemon.transformers_model import answer_logits
 
@@ -226,6 +226,7 @@ def reader(model: Any, pad: int) -> Reader:
         return packed  # proven before
     low_rank.quicken(model)
     norms.quicken(model)
+    rotary.quicken(model)
     model.eval()
     with torch.no_grad():
         one = _document(model.config.get_text_config().vocab_size, 5)

@@ -1,5 +1,5 @@
 """The shorter ways of our training step say what the longer ones say: the output layer, the last decoder layer, the layers
-that normalise, and LoRA's.
+that normalise, those that turn by positions, and LoRA's.
 """
 
 from pathlib import Path
@@ -304,4 +304,66 @@ def test_a_norm_that_scales_otherwise_is_left_alone() -> None:
     before = layer(torch.ones(2, 4))
     norms.quicken(layer)
     assert torch.equal(layer(torch.ones(2, 4)), before)
+    assert "forward" not in layer.__dict__
+
+
+def attention() -> Any:
+    """An attention layer of Llama's kind, and what to ask it."""
+    import torch
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    torch.manual_seed(1)
+    config = LlamaConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=1, attn_implementation="sdpa")
+    states, angles = torch.randn(1, 5, 24, requires_grad=True), torch.randn(1, 5, 8)
+    return LlamaAttention(config, 0), states, (angles.cos(), angles.sin())
+
+
+def test_positions_say_the_same_in_fewer_passes() -> None:
+    import torch
+
+    from daemon.training import rotary
+
+    layer, states, turns = attention()
+    wanted, _ = layer(states, turns)
+    slope = torch.randn_like(wanted)
+    theirs = torch.autograd.grad(wanted, [states, *layer.parameters()], slope)
+    rotary.quicken(layer)
+    assert "forward" in layer.__dict__
+    found, _ = layer(states, turns)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    mine = torch.autograd.grad(found, [states, *layer.parameters()], slope)
+    assert all(torch.allclose(*both, atol=1e-6) for both in zip(mine, theirs, strict=True))
+    other, *asked = attention()
+    assert "forward" not in other.__dict__  # nothing of the class was touched
+    assert torch.equal(other(*asked)[0], wanted)
+
+
+@pytest.mark.parametrize("case", ["half precision", "a part of every head"])
+def test_positions_of_other_kinds_take_their_own_way(case: str) -> None:
+    import torch
+
+    from daemon.training import rotary
+
+    calls = []
+
+    def theirs(query: Any, key: Any, cos: Any, sin: Any) -> Any:
+        calls.append(query.dtype)
+        return query, key
+
+    query, key, turn = torch.ones(1, 3, 5, 8), torch.ones(1, 1, 5, 8), torch.ones(1, 5, 8)
+    some = (query.half(), key.half(), turn.half()) if case == "half precision" else (query, key, turn[..., :4])
+    rotary._quick(theirs)(*some, some[-1])
+    assert calls == [some[0].dtype]
+
+
+def test_positions_that_turn_neighbours_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.cohere.modeling_cohere import apply_rotary_pos_emb
+    from transformers.models.llama import modeling_llama
+
+    from daemon.training import rotary
+
+    monkeypatch.setattr(modeling_llama, rotary.NAME, apply_rotary_pos_emb)
+    layer, *_ = attention()
+    rotary.quicken(layer)
     assert "forward" not in layer.__dict__
