@@ -285,7 +285,7 @@ def _next(session: Session, slot: Slot, policy: Policy | None, now: float) -> li
     if policy is None:
         return []
     coming: list[dict[str, Any]] = []
-    if policy.drift.evidence_schedule:
+    if policy.drift.evidence and policy.drift.evidence_schedule:
         coming.append({"what": "drift report", "at": next_fire(policy.drift.evidence_schedule, now)})
     if policy.triggers.schedule:
         coming.append({"what": "scheduled training", "at": next_fire(policy.triggers.schedule, now)})

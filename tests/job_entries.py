@@ -22,6 +22,11 @@ def refuse(job: Job) -> dict[str, Any]:
     raise Refused("not on a Sunday", hint="come on Monday")
 
 
+def refuse_on_a_spoilt_folder(job: Job) -> dict[str, Any]:
+    (job.folder / "cost.json" / "in the way").mkdir(parents=True)
+    raise Refused("not on a Sunday", hint="come on Monday")
+
+
 def crash(job: Job) -> dict[str, Any]:
     return {"never": 1 / job.inputs["number"]}
 

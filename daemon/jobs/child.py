@@ -52,12 +52,20 @@ def resolve(entry: str) -> Entry:
 
 
 def _metered(entry: str, job: Job) -> dict[str, Any]:
-    """Run it; what it took is written however it ends, before its result or error is."""
+    """Run it; what it took is written however it ends, before its result or error is. Where it failed and its cost can't
+    be written either, it is the failure that is told.
+    """
     meter = Meter(job)
     try:
-        return resolve(entry)(job)
-    finally:
-        meter.stop()
+        result = resolve(entry)(job)
+    except BaseException:
+        try:
+            meter.stop()
+        except OSError:
+            traceback.print_exc()
+        raise
+    meter.stop()
+    return result
 
 
 def _fail(folder: Path, kind: str, message: str, hint: str, **more: str) -> None:

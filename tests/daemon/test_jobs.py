@@ -16,7 +16,7 @@ from daemon.jobs.local import LocalJobs
 from daemon.jobs.server import PROCESS, QUEUED, lives
 from daemon.testing import InlineJobs
 from policies.errors import Corrupt, Misconfigured, Refused
-from tests.job_entries import crash, double, environment, hang, refuse, resume, stubborn
+from tests.job_entries import crash, double, environment, hang, refuse, refuse_on_a_spoilt_folder, resume, stubborn
 
 HERE = "tests.job_entries"
 
@@ -72,8 +72,9 @@ def test_starting_a_job_that_is_done_changes_nothing(jobs: Jobs) -> None:
     assert jobs.result("bot.c1.candidate")["twice"] == 42
 
 
-def test_a_refusal_arrives_with_its_kind_and_hint(jobs: Jobs) -> None:
-    jobs.start(spec(refuse))
+@pytest.mark.parametrize("entry", [refuse, refuse_on_a_spoilt_folder])
+def test_a_refusal_arrives_with_its_kind_and_hint(jobs: Jobs, entry: Any) -> None:
+    jobs.start(spec(entry))
     assert ended(jobs) == "failed"
     view = jobs.find("bot.c1.candidate")
     assert (view.error_kind, view.error) == ("Refused", "not on a Sunday (hint: come on Monday)")

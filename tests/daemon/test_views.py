@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from daemon import commands, evidence, views
 from daemon.metrics import render
-from daemon.tables import Slot
+from daemon.tables import PolicyRow, Slot
 from feedback import db
 from feedback.tables import Record
 from policies.errors import Refused
@@ -61,6 +61,18 @@ def test_status_tells_what_the_calendar_holds_in_order(engine: Engine) -> None:
     ] == ["no training before (cooldown)", "drift report"]
     assert [item["at"] for item in coming] == sorted(item["at"] for item in coming)
     assert all(item["at"] > NOW for item in coming)
+
+
+def test_no_drift_report_comes_where_none_is_made(engine: Engine) -> None:
+    def quiet(session: Session) -> None:
+        for row in session.scalars(select(PolicyRow)):
+            body = json.loads(row.text)
+            row.text = json.dumps({**body, "drift": {**body["drift"], "evidence": ""}})
+
+    db.transact(engine, quiet)
+    coming = slot_of(engine)["next"]
+    assert isinstance(coming, list)
+    assert [item["what"] for item in coming] == ["no training before (cooldown)"]
 
 
 @pytest.mark.parametrize(("age", "pid", "running"), [(5.0, None, True), (300.0, None, False), (5.0, 0, False)])
